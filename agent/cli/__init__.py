@@ -1,0 +1,1 @@
+"""Command line: one small module per group of verbs."""

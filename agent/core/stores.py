@@ -1,0 +1,277 @@
+"""The application's contract, read from migrations/stores.json: what is money and what must hold.
+
+It says which tables are stores, which records are unsettled, where amount and currency stand, which
+counters never go down and which schema versions the installed application reads. Code asks here
+and never guesses. Nothing here opens a file.
+"""
+
+from __future__ import annotations
+
+from agent.core.steps import field
+from agent.ground.errors import MigrationsRejected
+from agent.ground.words import nearest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterator
+
+    Totals = dict[str, list[int]]
+
+_STORE_KEYS = ("unsettled", "amount", "currency", "timestamps", "prune", "bytes_exact")
+_RULE_KEYS = ("field", "values", "key", "key_prefix", "each_item", "every_record")
+_COUNTER_KEYS = ("name", "store", "key", "field", "used_in", "wraps_after")
+
+
+def _only(given: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
+    if type(given) is not dict:
+        raise MigrationsRejected(f"stores.json: {where} must be an object")
+    for word in given:
+        if word not in known:
+            raise MigrationsRejected(
+                f'stores.json: {where} holds "{word}"; did you mean "{nearest(word, known)}"?'
+            )
+    return given
+
+
+def _path(text: Any) -> tuple[str, ...]:
+    return tuple(str(text).split(".")) if text else ()
+
+
+def _rule(given: Any, store: str) -> tuple[str, Any, Any, bool]:
+    _only(given, _RULE_KEYS, f"a rule of {store}")
+    several = bool(given.get("each_item"))
+    if given.get("every_record"):
+        return "every_record", None, (), several
+    if "key_prefix" in given:
+        return "key_prefix", str(given["key_prefix"]), (), several
+    if "key" in given:
+        return "key", str(given["key"]), (), several
+    if "field" not in given or type(given.get("values")) is not list:
+        raise MigrationsRejected(f"stores.json: a rule of {store} says neither key nor field")
+    return "field", _path(given["field"]), tuple(given["values"]), several
+
+
+class Store:
+    """The rules of one store at one schema version."""
+
+    __slots__ = ("amount", "bytes_exact", "currency", "name", "prune", "rules", "timestamps")
+
+    # Each rule as (what decides, its argument, the values that count, whether items are sales).
+    rules: list[tuple[str, Any, Any, bool]]
+
+    def __init__(self, name: str, given: dict[str, Any]) -> None:
+        _only(given, _STORE_KEYS, f"store {name}")
+        self.name = name
+        self.rules = [_rule(given_rule, name) for given_rule in given.get("unsettled", ())]
+        self.amount = _path(given.get("amount"))
+        self.currency = _path(given.get("currency"))
+        self.timestamps = [_path(p) for p in given.get("timestamps", ())]
+        self.prune = given.get("prune")
+        self.bytes_exact = bool(given.get("bytes_exact", False))
+
+    def unsettled_rule(self, key: str, record: Any) -> tuple[str, Any, Any, bool] | None:
+        """The first rule by which the record is unsettled, or None when it is settled."""
+        for rule in self.rules:
+            kind, argument, values, _ = rule
+            if kind == "field":
+                value = field(record, argument)
+                if type(value) in (str, int, bool, type(None)) and value in values:
+                    return rule
+            elif kind == "key_prefix":
+                if key.startswith(argument):
+                    return rule
+            elif kind == "every_record" or key == argument:
+                return rule
+        return None
+
+    def sales(
+        self, record: Any, rule: tuple[str, Any, Any, bool] | None
+    ) -> Iterator[tuple[str, Any]]:
+        """(currency, amount) of each sale in a record; a queue record holds several.
+
+        The amount is whatever stands there; only an int is added up.
+        """
+        if not self.amount:
+            return
+        several = rule is not None and rule[3] and type(record) is list
+        for item in record if several else (record,):
+            amount = field(item, self.amount)
+            if amount is not None:
+                currency = field(item, self.currency)
+                yield (currency if type(currency) is str else "?"), amount
+
+
+class Counter:
+    """A number that the application hands out and that never goes down, also by a restore."""
+
+    __slots__ = ("field", "key", "name", "store", "used_field", "used_store", "wraps_after")
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        _only(given, _COUNTER_KEYS, "a counter")
+        self.name: str = given["name"]
+        self.store: str = given["store"]
+        self.key: str = given["key"]
+        self.field = _path(given["field"])
+        used = given.get("used_in") or {}
+        self.used_store: str | None = used.get("store")
+        self.used_field = _path(used.get("field"))
+        self.wraps_after: int | None = given.get("wraps_after")
+
+    def higher(self, a: int, b: int) -> int:
+        """The later of two readings. After a wrap the small number is the later one: a reading
+        more than half the range behind is taken as one turn ahead."""
+        if self.wraps_after is not None and abs(a - b) > self.wraps_after // 2:
+            return min(a, b)
+        return max(a, b)
+
+
+class Contract:
+    """The rules in force at one schema version."""
+
+    __slots__ = ("counters", "device_id_at", "since", "stores")
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        _only(given, ("since", "device_id", "stores", "counters"), "a version")
+        self.since: int = given["since"]
+        place = given.get("device_id")
+        self.device_id_at: tuple[str, str] | None = (
+            (place["store"], place["key"]) if place is not None else None
+        )
+        self.stores = {name: Store(name, rules) for name, rules in given["stores"].items()}
+        self.counters = [Counter(c) for c in given.get("counters", ())]
+
+
+class Contracts:
+    """All of stores.json. `app_reads` is the inclusive range of versions the application reads."""
+
+    __slots__ = ("app_reads", "checksum", "versions")
+
+    def __init__(self, document: Any, checksum: str) -> None:
+        _only(document, ("format", "app_reads", "versions"), "the file")
+        if document.get("format") != 1:
+            raise MigrationsRejected(
+                f"stores.json has format {document.get('format')!r}; this agent reads format 1"
+            )
+        try:
+            low, high = document["app_reads"]
+            self.app_reads = (int(low), int(high))
+            self.versions = [Contract(given) for given in document["versions"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MigrationsRejected(
+                f"stores.json is not complete: {type(error).__name__} at {error}"
+            ) from error
+        since = [contract.since for contract in self.versions]
+        if not since or since[0] != 0 or since != sorted(set(since)):
+            raise MigrationsRejected("stores.json: versions must begin with 0 and rise by `since`")
+        self.checksum = checksum
+
+    def at(self, version: int) -> Contract:
+        """The rules for data at `version`: the entry with the highest `since` not above it."""
+        return [c for c in self.versions if c.since <= version][-1]
+
+    def application_reads(self, version: int) -> bool:
+        """Whether the installed application may be started on data at `version`."""
+        return self.app_reads[0] <= version <= self.app_reads[1]
+
+
+class Tally:
+    """What a walk over the stores adds up, in integers, to be equal before and after a run.
+
+    Per store the number of records; per store and currency the number of sales and the sum of
+    their amounts, of all and of the unsettled ones. An amount that is no integer is counted as
+    `odd` and cannot be summed.
+    """
+
+    __slots__ = ("odd", "records", "sales", "unsettled_records", "unsettled_sales")
+
+    def __init__(self) -> None:
+        self.records: dict[str, int] = {}
+        self.unsettled_records: dict[str, int] = {}
+        self.sales: dict[str, Totals] = {}
+        self.unsettled_sales: dict[str, Totals] = {}
+        self.odd: dict[str, int] = {}
+
+    def start(self, store: str) -> None:
+        """Begin a store, so that an empty one is counted as 0 and not as absent."""
+        self.records.setdefault(store, 0)
+        self.unsettled_records.setdefault(store, 0)
+        self.odd.setdefault(store, 0)
+        self.sales.setdefault(store, {})
+        self.unsettled_sales.setdefault(store, {})
+
+    def add(self, store: Store, key: str, record: Any) -> bool:
+        """Count one record; whether it is unsettled."""
+        name = store.name
+        self.records[name] += 1
+        rule = store.unsettled_rule(key, record) if store.rules else None
+        if rule is not None:
+            self.unsettled_records[name] += 1
+        for currency, amount in store.sales(record, rule):
+            if type(amount) is not int:
+                self.odd[name] += 1
+                continue
+            for totals in (
+                (self.sales[name],)
+                if rule is None
+                else (self.sales[name], self.unsettled_sales[name])
+            ):
+                entry = totals.setdefault(currency, [0, 0])
+                entry[0] += 1
+                entry[1] += amount
+        return rule is not None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for the run row, the backup's header and reports; sums as integers."""
+        return {
+            "records": self.records,
+            "unsettled_records": self.unsettled_records,
+            "sales": self.sales,
+            "unsettled_sales": self.unsettled_sales,
+            "odd": self.odd,
+        }
+
+    def unsettled_summary(self) -> dict[str, Any]:
+        """How many unsettled records there are, and count and sum of their sales by currency."""
+        money: Totals = {}
+        for totals in self.unsettled_sales.values():
+            for currency, (count, amount) in totals.items():
+                entry = money.setdefault(currency, [0, 0])
+                entry[0] += count
+                entry[1] += amount
+        return {
+            "records": sum(self.unsettled_records.values()),
+            "money": {c: {"count": n, "sum": s} for c, (n, s) in sorted(money.items())},
+        }
+
+
+def difference(
+    before: dict[str, Any], after: dict[str, Any], groups: dict[str, str] | None = None
+) -> str:
+    """One sentence on where two tallies (as plain values) differ, or "" when they are equal.
+
+    Stores that a plan moves records between are named in `groups` and judged by their common
+    total: a sale may change its store, never its existence or its amount.
+    """
+    for word in ("records", "unsettled_records", "sales", "unsettled_sales", "odd"):
+        old, new = _grouped(before[word], groups or {}), _grouped(after[word], groups or {})
+        for store in sorted(old.keys() | new.keys()):
+            if old.get(store) != new.get(store):
+                label = word.replace("_", " ")
+                return f"{label} of {store} were {old.get(store)} and would be {new.get(store)}"
+    return ""
+
+
+def _grouped(counts: dict[str, Any], groups: dict[str, str]) -> dict[str, Any]:
+    if not groups:
+        return counts
+    joined: dict[str, Any] = {}
+    for store, count in counts.items():
+        name = groups.get(store, store)
+        if type(count) is int:
+            joined[name] = joined.get(name, 0) + count
+            continue
+        into = joined.setdefault(name, {})
+        for currency, (number, amount) in count.items():
+            entry = into.setdefault(currency, [0, 0])
+            into[currency] = [entry[0] + number, entry[1] + amount]
+    return joined

@@ -1,0 +1,271 @@
+"""SQLite files: recovering one under our lock, reading a source, building a successor.
+
+pos.db is opened for writing here only to let SQLite recover what the application left, and, after
+the switch, to give a file back the journal mode it came with. Every connection is made under the
+lock of `filelock`, so it uses the VFS without locks: a normal one would be BUSY against ourselves.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent.edges.flash import sync_folder
+from agent.ground.errors import AgentError, NeedsTechnician, StorageFull, ValidationError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+try:
+    import _sqlite3 as sqlite  # the package around it brings datetime and collections.abc
+except ImportError:
+    import sqlite3 as sqlite  # type: ignore[no-redef]
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+SqliteError = sqlite.Error
+OLDEST_SQLITE = (3, 8, 3)  # WITHOUT ROWID from 3.8.2, common table expressions from 3.8.3
+
+SIDE_FILES = ("-wal", "-shm", "-journal")
+_HEADER_BYTES = 100
+_MAGIC = b"SQLite format 3\x00"
+
+
+class Header:
+    """What the first 100 bytes of an SQLite file say (sqlite.org, Database File Format, 1.3)."""
+
+    __slots__ = ("change_counter", "page_bytes", "page_count", "user_version", "wal_mode")
+
+    def __init__(self, data: bytes) -> None:
+        size = int.from_bytes(data[16:18], "big")
+        self.page_bytes = 65536 if size == 1 else size
+        self.wal_mode = data[18] == 2 or data[19] == 2
+        self.change_counter = int.from_bytes(data[24:28], "big")
+        self.page_count = int.from_bytes(data[28:32], "big")
+        self.user_version = int.from_bytes(data[60:64], "big", signed=True)
+
+
+def read_header(path: str) -> Header | None:
+    """The header of the file, or None when it is not an SQLite file. Raises OSError."""
+    with open(path, "rb", buffering=0) as file:
+        data = file.read(_HEADER_BYTES) or b""
+    if len(data) < _HEADER_BYTES or not data.startswith(_MAGIC):
+        return None
+    return Header(data)
+
+
+def left_to_recover(path: str) -> str:
+    """Why SQLite would have to recover `path` before it may be read, or "" when it would not.
+
+    A -wal with content or a -journal whose header is not zeroed is live until SQLite has said
+    otherwise; a -shm alone means nothing.
+    """
+    try:
+        if os.stat(path + "-wal").st_size > 0:
+            return "its -wal holds content"
+    except FileNotFoundError:
+        pass
+    try:
+        with open(path + "-journal", "rb", buffering=0) as journal:
+            start = journal.read(8) or b""
+    except FileNotFoundError:
+        return ""
+    return "its -journal holds content" if start.strip(b"\0") else ""
+
+
+def _uri(path: str, query: str) -> str:
+    quoted = "".join(
+        c if c.isalnum() or c in "/-_.~" else "".join(f"%{b:02X}" for b in os.fsencode(c))
+        for c in path
+    )
+    return f"file:{quoted}?{query}"
+
+
+def _connect(path: str, query: str) -> Connection:
+    connection: Connection = sqlite.connect(_uri(path, query), uri=True, isolation_level=None)
+    return connection
+
+
+def refused_by_sqlite(error: SqliteError, doing: str) -> AgentError:
+    """Our error for a foreign SQLite error, by its words (codes are visible only from 3.11 on)."""
+    text = str(error)
+    if "full" in text:
+        return StorageFull(f"flash is full, or the file outgrew its bound, while {doing}")
+    if "disk I/O error" in text or "readonly" in text or "read-only" in text:
+        return StorageFull(f"flash refused a read or write while {doing} ({text})")
+    if "malformed" in text or "not a database" in text:
+        return ValidationError(f"the file is damaged: {text}, while {doing}")
+    if "out of memory" in text:
+        raise MemoryError(doing) from error
+    return AgentError(f"SQLite says: {text}, while {doing}")
+
+
+def recover(path: str) -> Header:
+    """Let SQLite finish or undo what the application left, under our lock; answer the header.
+
+    After it the file alone is the whole truth: no -wal, no -shm, no live -journal. This is
+    SQLite's own recovery, safe to cut at any point and to repeat. Raises NeedsTechnician when the
+    file is no database, or when something is left that could not be brought in.
+    """
+    try:
+        connection = _connect(path, "vfs=unix-none")
+        try:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            answer = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            connection.close()
+    except SqliteError as error:
+        text = str(error)
+        if "not a database" in text or "malformed" in text or "unsupported file format" in text:
+            raise NeedsTechnician(
+                f"{path} cannot be read as an SQLite file ({text}): it is damaged, encrypted or "
+                "something else; restore a backup",
+                cause="UNREADABLE",
+            ) from error
+        raise refused_by_sqlite(error, f"recovering {path}") from error
+    if answer not in ((0, 0, 0), (0, -1, -1)):
+        raise NeedsTechnician(
+            f"{path}-wal could not be brought into the file (checkpoint answered {answer})",
+            cause="RECOVERY",
+        )
+    remove_shm(path)
+    left = left_to_recover(path)
+    if left:
+        raise NeedsTechnician(f"{path}: {left} after its recovery", cause="RECOVERY")
+    header = read_header(path)
+    if header is None:
+        raise NeedsTechnician(
+            f"{path} is not an SQLite file; restore a backup", cause="UNREADABLE"
+        )
+    return header
+
+
+def remove_shm(path: str) -> None:
+    """Remove the shared-memory index, which is rebuilt from the -wal by whoever needs it."""
+    try:
+        os.unlink(path + "-shm")
+    except FileNotFoundError:
+        pass
+
+
+def remove_side_files(path: str) -> None:
+    """Remove what may lie beside a name before a file is created under it, durably.
+
+    A left-over -wal beside a fresh copy makes it malformed.
+    """
+    removed = False
+    for suffix in SIDE_FILES:
+        try:
+            os.unlink(path + suffix)
+            removed = True
+        except FileNotFoundError:
+            pass
+    if removed:
+        sync_folder(os.path.dirname(path))
+
+
+def side_files_of(path: str) -> list[str]:
+    """Names that must not be there at a rename: any -wal or -shm, a -journal that is not zeroed."""
+    found = [path + s for s in ("-wal", "-shm") if os.path.exists(path + s)]
+    if left_to_recover(path) and path + "-wal" not in found:
+        found.append(path + "-journal")
+    return found
+
+
+def open_source(path: str, cache_bytes: int) -> Connection:
+    """Read a recovered, locked file. It cannot change, so nothing beside it is looked at."""
+    connection = _connect(path, "mode=ro&immutable=1")
+    connection.execute(f"PRAGMA cache_size=-{max(cache_bytes // 1024, 16)}")
+    connection.execute("PRAGMA temp_store=MEMORY")
+    return connection
+
+
+def open_shared(path: str, timeout_s: float = 2.0) -> Connection:
+    """Read pos.db as any other client would, under SQLite's own locks, without writing to it."""
+    connection: Connection = sqlite.connect(
+        _uri(path, "mode=ro"), uri=True, isolation_level=None, timeout=timeout_s
+    )
+    return connection
+
+
+def open_successor(path: str, cache_bytes: int, journal_bytes: int, file_bytes_max: int) -> Connection:
+    """Write a successor in WAL mode with NORMAL flushing, which commits whole batches or none.
+
+    After a power cut it is at a batch boundary; a batch reported may be gone, which is why nothing
+    is promised before the seal. Growing past `file_bytes_max` is refused as STORAGE_ERROR.
+    """
+    connection = _connect(path, "mode=rw&vfs=unix-none")
+    page = connection.execute("PRAGMA page_size").fetchone()[0]
+    for pragma in (
+        "locking_mode=EXCLUSIVE",
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "temp_store=MEMORY",
+        "foreign_keys=OFF",  # the proof checks them; a cascade must not touch a record meanwhile
+        "recursive_triggers=OFF",
+        f"cache_size=-{max(cache_bytes // 1024, 16)}",
+        f"wal_autocheckpoint={max(journal_bytes // (page + 24), 16)}",
+        f"max_page_count={max(file_bytes_max // page, 1)}",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    return connection
+
+
+def leave_wal(connection: Connection, path: str) -> None:
+    """Bring everything into the file itself and close it; no side file may be left."""
+    connection.execute("PRAGMA synchronous=FULL")
+    mode = connection.execute("PRAGMA journal_mode=DELETE").fetchone()[0]
+    connection.close()
+    remove_shm(path)
+    left = side_files_of(path)
+    if mode != "delete" or left:
+        raise AgentError(f"the successor could not be closed cleanly: {mode}, {', '.join(left)}")
+
+
+def set_wal_mode(path: str) -> None:
+    """Give a file its WAL mode back, under our lock. Two header bytes change, no record does."""
+    connection = _connect(path, "mode=rw&vfs=unix-none")
+    try:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
+        connection.execute("PRAGMA journal_mode=WAL").fetchall()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        connection.close()
+    remove_shm(path)
+
+
+def schema_of(connection: Connection) -> dict[tuple[str, str], tuple[str, str | None]]:
+    """(type, name) -> (table, SQL) of everything the file declares."""
+    rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+    return {(kind, name): (table, sql) for kind, name, table, sql in rows}
+
+
+def quoted(name: str) -> str:
+    """An identifier as SQL text."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def has_rowid(connection: Connection, table: str) -> bool:
+    """Whether the table is walked by rowid; WITHOUT ROWID tables go by primary key."""
+    try:
+        connection.execute(f"SELECT rowid FROM {quoted(table)} LIMIT 0")
+    except SqliteError:
+        return False
+    return True
+
+
+def begin(connection: Connection) -> None:
+    """Start one transaction for a batch."""
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def commit(connection: Connection) -> None:
+    """Make the batch one: all of it or nothing after a cut."""
+    connection.execute("COMMIT")
+
+
+def rows_differ(a: Any, b: Any) -> bool:
+    """Whether two rows differ by value or by type (1, 1.0 and '1' are three things)."""
+    return bool(a != b) or [type(x) for x in a] != [type(x) for x in b]

@@ -1,0 +1,126 @@
+"""The migrations folder: which files are there, what they are known by, and executing them.
+
+Names and bytes can be read without running a line of them, so that the supervisor knows a plan by
+its digest; they are executed only in the worker, under its deadline and memory limit.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent.core.migration import Migration, migration_from
+from agent.core.plan import Plan, check_plan, plan_digest
+from agent.core.stores import Contracts
+from agent.edges.flash import read_file
+from agent.ground.codec import decode
+from agent.ground.digest import hex_digest
+from agent.ground.errors import MigrationsRejected, sentence_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+FILE_BYTES_MAX = 1 << 20
+_NAME_CHARS = "abcdefghijklmnopqrstuvwxyz0123456789_"
+
+
+def migration_names(folder: str) -> list[str]:
+    """File names in order of version, contiguous from 1. Raises MigrationsRejected.
+
+    Only `NNNN_snake_case.py` counts. Another .py file there is a mistake in a name and refused;
+    other files are none of our business.
+    """
+    try:
+        entries = os.listdir(folder)
+    except OSError as error:
+        raise MigrationsRejected(
+            f"the migrations folder cannot be read: {sentence_for(error)}; install it again"
+        ) from error
+    names = []
+    for name in sorted(entries):
+        if not name.endswith(".py") or name.startswith((".", "__")):
+            continue
+        stem = name[:-3]
+        if not (stem[:4].isdigit() and stem[4:5] == "_" and stem[5:]) or any(
+            c not in _NAME_CHARS for c in stem
+        ):
+            raise MigrationsRejected(f"{name} is no name of a migration (0007_what_it_does.py)")
+        names.append(name)
+    for expected, name in enumerate(names, 1):
+        number = int(name[:4])
+        if number != expected:
+            what = "stands twice" if number < expected else "is missing"
+            version = number if number < expected else expected
+            raise MigrationsRejected(f"version {version} {what} among the migrations", at=name)
+    return names
+
+
+def head_version(folder: str) -> int:
+    """The version that the installed migrations lead to, from the names alone."""
+    names = migration_names(folder)
+    return len(names)
+
+
+class MigrationFiles:
+    """The folder as bytes: names, checksums and stores.json, read once, nothing executed."""
+
+    __slots__ = ("checksums", "contracts", "folder", "head", "names", "sources")
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.names = migration_names(folder)
+        self.head = len(self.names)
+        self.sources = [self._read(name) for name in self.names]
+        self.checksums = [hex_digest(_normalised(source)) for source in self.sources]
+        text = self._read("stores.json")
+        try:
+            document: Any = decode(text.decode())
+        except ValueError as error:
+            raise MigrationsRejected(f"stores.json cannot be read: {error}") from error
+        self.contracts = Contracts(document, hex_digest(_normalised(text)))
+
+    def _read(self, name: str) -> bytes:
+        path = os.path.join(self.folder, name)
+        try:
+            return read_file(path, FILE_BYTES_MAX)
+        except OSError as error:
+            raise MigrationsRejected(f"{name} cannot be read: {sentence_for(error)}") from error
+
+    def digest(self, from_version: int) -> str:
+        """What the plan from `from_version` to the head is known by."""
+        return plan_digest(
+            self.checksums[from_version:], self.contracts.checksum, from_version
+        )
+
+    def load(self, from_version: int) -> Plan:
+        """Execute the pending files and make the plan. Raises MigrationsRejected.
+
+        Runs the authors' code: call it only where a hang or a crash is survived.
+        """
+        loaded = [
+            self._execute(version, self.names[version - 1], self.sources[version - 1])
+            for version in range(from_version + 1, self.head + 1)
+        ]
+        plan = Plan(loaded, from_version, self.digest(from_version))
+        check_plan(plan, self.contracts)
+        return plan
+
+    def _execute(self, version: int, name: str, source: bytes) -> Migration:
+        namespace: dict[str, Any] = {"__name__": f"migration_{version:04d}", "__file__": name}
+        try:
+            exec(compile(source, name, "exec", dont_inherit=True), namespace)
+        except SyntaxError as error:
+            raise MigrationsRejected(f"{name}, line {error.lineno}: {error.msg}") from error
+        except MigrationsRejected as error:
+            raise MigrationsRejected(f"{name}: {error.message}") from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise MigrationsRejected(f"{name}: {type(error).__name__}: {error}") from error
+        return migration_from(namespace, version, name, self.checksums[version - 1])
+
+
+def _normalised(source: bytes) -> bytes:
+    """The file without what editors and checkouts change: line ends and trailing blanks."""
+    lines = source.replace(b"\r\n", b"\n").split(b"\n")
+    return b"\n".join(line.rstrip() for line in lines).strip(b"\n") + b"\n"

@@ -1,0 +1,1 @@
+"""Ground floor: words, limits and codecs. Nothing here touches the world."""

@@ -1,0 +1,264 @@
+"""JSON text to values and back; the only module that knows which JSON code runs underneath.
+
+Two readers with one strictness: duplicate keys, NaN, Infinity and nesting beyond a bound are errors,
+never guesses. Records keep each number's literal: what a step does not touch is written back digit
+for digit (10.50 stays 10.50, -0 stays -0, integers of any size stay whole).
+
+CPython's C scanner is used directly, since the package `json` brings `re` and `enum` (1 MB) with it;
+where that private module is missing or differs, the package does the same work.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+DEPTH_MAX = 64  # the default nesting bound; a profile may set another for records
+
+# Stands in the encoder's output where a Number's literal goes. Noncharacters never occur in text
+# meant for interchange (Unicode 23.7); should one occur all the same, the next is tried.
+_MARKS = tuple(chr(0xFDD0 + i) for i in range(32))
+
+
+class Number:
+    """A number literal that Python's own types would write differently (10.50, 1e3, -0).
+
+    It computes and compares like a float; `text` is the literal. Written back untouched it gives
+    `text`; the result of arithmetic on it is an ordinary float.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __float__(self) -> float:
+        return float(self.text)
+
+    def __int__(self) -> int:
+        return int(float(self.text))
+
+    def __bool__(self) -> bool:
+        return float(self.text) != 0
+
+    def __repr__(self) -> str:
+        return f"Number({self.text!r})"
+
+    def __hash__(self) -> int:
+        return hash(float(self.text))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Number):
+            return self.text == other.text or float(self) == float(other)
+        return float(self) == other
+
+    def __lt__(self, other: Any) -> bool:
+        return float(self) < float(other)
+
+    def __le__(self, other: Any) -> bool:
+        return float(self) <= float(other)
+
+    def __gt__(self, other: Any) -> bool:
+        return float(self) > float(other)
+
+    def __ge__(self, other: Any) -> bool:
+        return float(self) >= float(other)
+
+    def __add__(self, other: Any) -> float:
+        return float(self) + float(other)
+
+    def __sub__(self, other: Any) -> float:
+        return float(self) - float(other)
+
+    def __rsub__(self, other: Any) -> float:
+        return float(other) - float(self)
+
+    def __mul__(self, other: Any) -> float:
+        return float(self) * float(other)
+
+    def __truediv__(self, other: Any) -> float:
+        return float(self) / float(other)
+
+    def __rtruediv__(self, other: Any) -> float:
+        return float(other) / float(self)
+
+    def __neg__(self) -> float:
+        return -float(self)
+
+    def __round__(self, digits: int | None = None) -> float:
+        return round(float(self), digits)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+
+def _float_literal(text: str) -> float | Number:
+    value = float(text)
+    return value if repr(value) == text else Number(text)
+
+
+def _int_literal(text: str) -> int | Number:
+    return Number(text) if text == "-0" else int(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return made
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+class _Context:
+    """What the C scanner reads its settings from."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = staticmethod(_object)
+    parse_float = staticmethod(_float_literal)
+    parse_int: Any = int
+    parse_constant = staticmethod(_no_constant)
+    memo: Any = None
+
+
+class _ContextWithMinusZero(_Context):
+    parse_int = staticmethod(_int_literal)
+
+
+def _c_readers() -> tuple[Any, Any, Any]:
+    from _json import encode_basestring, encode_basestring_ascii, make_encoder, make_scanner
+
+    def encode(value: Any, default: Callable[[Any], Any], ascii_only: bool) -> str:
+        text = encode_basestring_ascii if ascii_only else encode_basestring
+        write = make_encoder(None, default, text, None, ":", ",", False, False, False)
+        return "".join(write(value, 0))
+
+    encode([1, {"a": "é"}], str, False)  # a C encoder of another shape fails here, not on a record
+    return make_scanner(_Context), make_scanner(_ContextWithMinusZero), encode
+
+
+def _package_readers() -> tuple[Any, Any, Any]:
+    import json
+
+    def scanner(context: type[_Context]) -> Any:
+        return json.JSONDecoder(
+            object_pairs_hook=context.object_pairs_hook,
+            parse_float=context.parse_float,  # type: ignore[arg-type]
+            parse_int=context.parse_int,
+            parse_constant=context.parse_constant,
+        ).scan_once
+
+    def encode(value: Any, default: Callable[[Any], Any], ascii_only: bool) -> str:
+        return json.dumps(
+            value, default=default, ensure_ascii=ascii_only, separators=(",", ":"), allow_nan=False
+        )
+
+    return scanner(_Context), scanner(_ContextWithMinusZero), encode
+
+
+try:
+    _scan, _scan_minus_zero, _encode = _c_readers()
+except (ImportError, TypeError, AttributeError):  # another interpreter, or a changed private API
+    _scan, _scan_minus_zero, _encode = _package_readers()
+
+
+def _depth(text: str) -> int:
+    """The deepest nesting of `text`, brackets inside strings not counted."""
+    deepest = depth = i = 0
+    end = len(text)
+    while i < end:
+        char = text[i]
+        if char == '"':
+            i += 1
+            while i < end and text[i] != '"':
+                i += 2 if text[i] == "\\" else 1
+        elif char in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in "]}":
+            depth -= 1
+        i += 1
+    return deepest
+
+
+def decode(text: str, depth_max: int = DEPTH_MAX) -> Any:
+    """The value of one JSON text.
+
+    Objects become dicts in their order, integers stay whole, and a literal that would not be
+    written back the same becomes a `Number`. Raises ValueError, with no part of the text in its
+    message, for anything that is not exactly one JSON value, for NaN and Infinity, for a key that
+    stands twice in one object, for half a surrogate pair, and for nesting deeper than `depth_max`.
+    """
+    # Counting brackets is an upper bound of the depth and costs next to nothing.
+    if text.count("[") + text.count("{") > depth_max and _depth(text) > depth_max:
+        raise ValueError(f"it nests deeper than {depth_max}")
+    scan = _scan_minus_zero if "-0" in text else _scan
+    start, end = 0, len(text)
+    if text[:1] in " \t\r\n":
+        start = end - len(text.lstrip(" \t\r\n"))
+    try:
+        value, stop = scan(text, start)
+    except StopIteration as stopped:
+        raise ValueError(f"no JSON value at character {stopped.value}") from None
+    except (ValueError, SystemError) as error:
+        # The scanner looks for json.JSONDecodeError, which holds the whole document, among the
+        # loaded modules, and fails with SystemError where the package was never imported.
+        known = type(error) is ValueError
+        raise ValueError(str(error) if known else "it is not valid JSON") from None
+    except RecursionError:
+        raise ValueError(f"it nests deeper than {depth_max}") from None
+    if stop != end and text[stop:].strip(" \t\r\n"):
+        raise ValueError(f"something follows the JSON value at character {stop}")
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            encode(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it holds half a surrogate pair, which UTF-8 cannot") from None
+    return value
+
+
+def encode(value: Any) -> str:
+    """Compact JSON text of `value`, non-ASCII as it is, number literals as they were read.
+
+    Raises TypeError for what JSON has no word for and ValueError for NaN and Infinity.
+    """
+    for mark in _MARKS:
+        literals: list[str] = []
+
+        def literal(number: Any, mark: str = mark, literals: list[str] = literals) -> str:
+            if not isinstance(number, Number):
+                raise TypeError(f"{type(number).__name__} has no JSON form")
+            literals.append(number.text)
+            return mark
+
+        text: str = _encode(value, literal, False)
+        if not literals:
+            break
+        parts = text.split(f'"{mark}"')
+        if len(parts) == len(literals) + 1:  # else a string of the value is the mark itself
+            literals.append("")
+            text = "".join([piece for pair in zip(parts, literals) for piece in pair])
+            break
+    else:
+        raise ValueError("the value holds every mark the encoder knows")
+    return text
+
+
+def same_value(a: Any, b: Any) -> bool:
+    """Whether two decoded values are the same JSON value, number literals included.
+
+    True is not 1 and 1 is not 1.0; the order of an object's keys says nothing.
+    """
+    if isinstance(a, Number) or isinstance(b, Number):
+        return isinstance(a, Number) and isinstance(b, Number) and a.text == b.text
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_value(v, b[k]) for k, v in a.items())
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same_value, a, b))
+    return bool(a == b)

@@ -1,0 +1,38 @@
+"""Every bound of the agent with its unit and its reason; profiles hold those that differ by device."""
+
+from __future__ import annotations
+
+# One read or write on flash. The backup's frames are the same size, so one buffer serves both.
+CHUNK_BYTES = 65536
+
+# A run that dies at the same place three times will die a fourth time: the old data stays in use.
+ATTEMPTS_WITHOUT_PROGRESS_MAX = 3
+# Power cuts count here only. Twenty boots that all lost power say something about the site.
+ATTEMPTS_TOTAL_MAX = 20
+
+# Longest silence on a terminal or a pipe before people pull the plug (docs/architecture.md).
+PROGRESS_INTERVAL_MS = 5000
+
+# A quick_check reads the whole file and gives no mark while it runs; its deadline grows by this.
+QUICK_CHECK_BYTES_PER_S = 2_000_000
+
+# Unsettled digests held in memory at once (32 bytes each): above it the records are walked again.
+UNSETTLED_DIGESTS_MAX = 16384
+
+# SQLite's pending byte, and the 512 bytes from it that every SQLite lock lies in (docs: file format).
+LOCK_OFFSET = 0x40000000
+LOCK_BYTES = 512
+
+# Diary rows kept. A terminal that upgrades monthly keeps years.
+HISTORY_ROWS_MAX = 500
+
+# A line of the worker's pipe; anything longer is a fault of the worker.
+REPORT_BYTES_MAX = 65536
+
+# The wall clock is believed from this day (2026-01-01) on, unless something newer is known.
+CLOCK_FLOOR_MS = 1_767_225_600_000
+# and up to five years past the newest time known: a clock beyond that is as broken as one at 1970.
+CLOCK_AHEAD_MAX_MS = 5 * 365 * 86_400_000
+
+# Retries of a lock or a look at other holders.
+RETRY_INTERVAL_MS = 20

@@ -1,0 +1,1 @@
+"""Verbs: the steps of a run, each readable on its own."""

@@ -1,0 +1,206 @@
+"""One walk over every store of a file: counts, money, unsettled digests, the newest time, oddities.
+
+It is the measure that the proof compares with, so it reads each record strictly: a record that
+cannot be read for sure is never guessed at. Memory stays bounded whatever the file's size.
+"""
+
+from __future__ import annotations
+
+from agent.core.steps import field, shown
+from agent.core.stores import Contract, Tally
+from agent.edges.database import SqliteError, has_rowid, quoted, refused_by_sqlite
+from agent.ground.codec import decode
+from agent.ground.digest import sha256
+from agent.ground.errors import NeedsTechnician, ValidationError
+from agent.ground.limits import UNSETTLED_DIGESTS_MAX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+    from typing import Any, Callable, Iterator
+
+ROWS_PER_MARK = 2000
+
+
+class Survey:
+    """What one walk found. `digests` is None where there were too many to hold."""
+
+    __slots__ = ("bytes_by_store", "counters", "digests", "newest_ms", "odd", "tally")
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self.digests: list[bytes] | None = []
+        self.newest_ms = 0
+        self.bytes_by_store: dict[str, int] = {}
+        # Records of stores nobody judges that could not be read: (store, key, reason), bounded.
+        self.odd: list[tuple[str, str, str]] = []
+        self.counters: dict[str, int] = {}
+
+
+def unsettled_digest(store: str, key: str, text: str) -> bytes:
+    """32 bytes that name an unsettled record (first half) and its value (second half)."""
+    name = sha256(f"{store}\0{key}".encode("utf-8", "surrogatepass")).digest()
+    value = sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return bytes(name[:16] + value[:16])
+
+
+def check_stores(connection: Connection, contract: Contract) -> None:
+    """Refuse a file whose tables are not the stores that stores.json speaks of.
+
+    Raises NeedsTechnician when none is there and ValidationError when one is missing or different.
+    """
+    kinds = dict(
+        connection.execute("SELECT name, type FROM sqlite_master WHERE type IN ('table','view')")
+    )
+    missing = [name for name in contract.stores if name not in kinds]
+    if len(missing) == len(contract.stores):
+        raise NeedsTechnician(
+            "pos.db holds none of the application's stores "
+            f"({', '.join(contract.stores)}): it is empty or another file; restore a backup",
+            cause="NO_STORES",
+        )
+    if missing:
+        raise ValidationError(f"pos.db has no store {missing[0]}", store=missing[0])
+    for name in contract.stores:
+        columns = [
+            (row[1], str(row[2]).upper(), bool(row[5]))
+            for row in connection.execute(f"PRAGMA table_info({quoted(name)})")
+        ]
+        if kinds[name] != "table" or columns != [("key", "TEXT", True), ("value", "TEXT", False)]:
+            found = ", ".join(column[0] for column in columns)
+            raise ValidationError(
+                f"{name} is a {kinds[name]} with the columns ({found}), not a store "
+                "(key TEXT PRIMARY KEY, value TEXT)",
+                store=name,
+            )
+
+
+def rows_of(connection: Connection, store: str) -> Iterator[tuple[Any, Any]]:
+    """Every (key, value) of a store in the order it lies on flash."""
+    order = "rowid" if has_rowid(connection, store) else "key"
+    try:
+        yield from connection.execute(f"SELECT key, value FROM {quoted(store)} ORDER BY {order}")
+    except SqliteError as error:
+        raise refused_by_sqlite(error, f"reading {store}") from error
+
+
+def why_unreadable(key: Any, value: Any, record_bytes_max: int) -> str:
+    """Why a row is no record that can be judged, or "" when its text may be decoded."""
+    if type(key) is not str:
+        return f"its key is {type(key).__name__}, not text"
+    if type(value) is not str:
+        return f"its value is {_kind_of(value)}, not text"
+    # A character is at most 4 bytes, so most records need no exact count.
+    if len(value) * 4 > record_bytes_max and len(value.encode("utf-8", "replace")) > record_bytes_max:
+        return f"its value is larger than {record_bytes_max} bytes"
+    return ""
+
+
+def _kind_of(value: Any) -> str:
+    names = {"bytes": "a BLOB", "NoneType": "NULL", "int": "an integer", "float": "a real number"}
+    return names.get(type(value).__name__, type(value).__name__)
+
+
+def survey(
+    connection: Connection,
+    contract: Contract,
+    judged: set[str],
+    record_bytes_max: int,
+    record_depth_max: int,
+    mark: Callable[[str, int], None],
+) -> Survey:
+    """Walk every store once. `mark(store, records so far)` is called as it goes.
+
+    A record that cannot be read stops the walk with ValidationError in the stores of `judged` and
+    in every store whose records may be money; elsewhere it is counted in `odd`.
+    """
+    found = Survey()
+    done = 0
+    for name, store in contract.stores.items():
+        found.tally.start(name)
+        strict = name in judged or bool(store.rules)
+        size = 0
+        for key, value in rows_of(connection, name):
+            reason = why_unreadable(key, value, record_bytes_max)
+            record = None
+            if not reason:
+                try:
+                    record = decode(value, record_depth_max)
+                except ValueError as error:
+                    reason = str(error)
+            if reason:
+                if strict:
+                    raise ValidationError(
+                        f"{name}/{shown(key)} cannot be migrated: {reason}; correct or settle it, "
+                        "then start again",
+                        store=name,
+                        key=shown(key),
+                    )
+                found.tally.records[name] += 1
+                if len(found.odd) < 20:
+                    found.odd.append((name, shown(key), reason))
+                continue
+            size += len(value)
+            if found.tally.add(store, key, record) and found.digests is not None:
+                found.digests.append(unsettled_digest(name, key, value))
+                if len(found.digests) > UNSETTLED_DIGESTS_MAX:
+                    found.digests = None
+            for path in store.timestamps:
+                time = field(record, path)
+                if type(time) is int and time > found.newest_ms:
+                    found.newest_ms = time
+            _watch_counters(found, contract, name, key, record)
+            done += 1
+            if done % ROWS_PER_MARK == 0:
+                mark(name, done)
+        found.bytes_by_store[name] = size
+    if found.digests is not None:
+        found.digests.sort()
+    return found
+
+
+def _watch_counters(found: Survey, contract: Contract, store: str, key: str, record: Any) -> None:
+    for counter in contract.counters:
+        if counter.store == store and counter.key == key:
+            value = field(record, counter.field)
+        elif counter.used_store == store:
+            value = field(record, counter.used_field)
+        else:
+            continue
+        if type(value) is int:
+            known = found.counters.get(counter.name)
+            found.counters[counter.name] = value if known is None else counter.higher(known, value)
+
+
+def digest_ranges(unsettled: int) -> list[tuple[bytes, bytes]]:
+    """Ranges of the first byte pair that split the unsettled digests into parts that fit memory."""
+    parts = max(1, -(-unsettled * 2 // UNSETTLED_DIGESTS_MAX))
+    edges = [65536 * i // parts for i in range(parts + 1)]
+    return [
+        (low.to_bytes(2, "big"), high.to_bytes(2, "big") if high < 65536 else b"\xff\xff\xff")
+        for low, high in zip(edges, edges[1:])
+    ]
+
+
+def unsettled_digests(
+    connection: Connection, contract: Contract, found: Survey, mark: Callable[[str, int], None]
+) -> Iterator[bytes]:
+    """All unsettled digests of a surveyed file, sorted, a bounded part of them in memory."""
+    if found.digests is not None:
+        yield from found.digests
+        return
+    total = sum(found.tally.unsettled_records.values())
+    for low, high in digest_ranges(total):
+        part: list[bytes] = []
+        for name, store in contract.stores.items():
+            if not store.rules:
+                continue
+            for number, (key, value) in enumerate(rows_of(connection, name)):
+                if store.unsettled_rule(key, decode(value)) is not None:
+                    digest = unsettled_digest(name, key, value)
+                    if low <= digest[:2] and digest < high:
+                        part.append(digest)
+                if number % ROWS_PER_MARK == 0:
+                    mark(name, number)
+        part.sort()
+        yield from part

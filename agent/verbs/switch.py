@@ -1,0 +1,127 @@
+"""The one door: seal, rename, and what keeps the old file harmless afterwards.
+
+pos.db is only ever replaced, by one rename. Before it the old file is whole and in force, after it
+the new one. Read the order of the lines as the order on flash (docs/architecture.md, The switch).
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent.core.terminal import Places
+from agent.edges.database import left_to_recover, side_files_of
+from agent.edges.filelock import FileLock, try_lock
+from agent.edges.flash import delete, read_file, replace_file, sync_folder
+from agent.ground.codec import decode, encode
+from agent.ground.errors import AgentError, Busy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SEAL_BYTES_MAX = 65536
+
+
+class Seal:
+    """What is known of the last successor from outside it: a file cannot hold its own digest.
+
+    `prev_sha256` is the digest of the file it replaced, `wal` tells that its WAL mode is still to
+    be given back, `given_up` holds the plans that are not tried again by themselves.
+    """
+
+    __slots__ = ("attempts", "given_up", "prev_sha256", "run", "sha256", "size", "wal")
+
+    def __init__(
+        self,
+        run: str,
+        size: int,
+        sha256: str,
+        prev_sha256: str,
+        wal: bool,
+        attempts: int,
+        given_up: list[str],
+    ) -> None:
+        self.run = run
+        self.size = size
+        self.sha256 = sha256
+        self.prev_sha256 = prev_sha256
+        self.wal = wal
+        self.attempts = attempts
+        self.given_up = given_up
+
+
+def write_seal(places: Places, seal: Seal) -> None:
+    """Make the seal durable. Cut before: the old seal; after: the new one; never half of one."""
+    values: dict[str, Any] = {"format": 1}
+    values.update((name, getattr(seal, name)) for name in Seal.__slots__)
+    replace_file(places.seal, encode(values).encode(), 0o600)
+
+
+def read_seal(places: Places) -> Seal | None:
+    """The seal, or None when there is none that can be read; then no .prev is ever used."""
+    try:
+        given = decode(read_file(places.seal, SEAL_BYTES_MAX).decode())
+        return Seal(**{name: given[name] for name in Seal.__slots__})
+    except (OSError, ValueError, KeyError, TypeError, AgentError):
+        return None
+
+
+def switch(places: Places, links: bool) -> FileLock:
+    """Put the sealed successor in the place of pos.db. Answers the lock on the new file, which
+    keeps every client out of it until the caller gives it up.
+
+    The caller holds the old file's lock and has written the seal. Cut before the rename: pos.db is
+    the old file, perhaps with a second name `.prev`, which the next boot unlinks. Cut after it: the
+    new file, whole, which carries its run row as evidence.
+    """
+    lock = try_lock(places.next)
+    if lock is None:
+        raise Busy(f"another program has locked {places.next}")
+    try:
+        left = side_files_of(places.next) + side_files_of(places.pos)
+        if left:
+            raise AgentError(f"{', '.join(left)} must not be there at the switch")
+        if links:
+            delete(places.prev)
+            os.link(places.pos, places.prev)
+            sync_folder(places.folder)
+        os.rename(places.next, places.pos)
+        sync_folder(places.folder)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def drop_next(places: Places) -> None:
+    """Delete a successor: the file first, then what lies beside it, then durably.
+
+    Cut in between: side files without a file, which the next build removes before it creates one.
+    """
+    gone = delete(places.next)
+    for suffix in ("-wal", "-shm", "-journal"):
+        gone = delete(places.next + suffix) or gone
+    if gone:
+        sync_folder(places.folder)
+
+
+def drop_prev(places: Places) -> None:
+    """Give up the way back: from here on only `down` or a restore leads to the old version."""
+    if delete(places.prev):
+        sync_folder(places.folder)
+
+
+def same_file(a: str, b: str) -> bool:
+    """Whether two names lead to one inode; False where one is missing."""
+    try:
+        return os.path.samestat(os.lstat(a), os.lstat(b))
+    except FileNotFoundError:
+        return False
+
+
+def written_since(places: Places, seal: Seal) -> bool | None:
+    """Whether the application has written pos.db since the switch, told from sizes and the side
+    files alone: True is certain, None means that only its digest can tell."""
+    if left_to_recover(places.pos):
+        return True
+    return True if os.stat(places.pos).st_size != seal.size else None

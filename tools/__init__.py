@@ -1,0 +1,1 @@
+"""Host-side tools; they may use what a laptop has."""
