@@ -669,7 +669,7 @@ def test_released_descriptor_ends_both_waits_before_it_is_closed() -> None:
             await aio.sleep_ms(1)
             aio.release_fd(ours.fileno())
             assert watched() == {}
-            errors = []
+            errors: list[Any] = []
             for task in tasks:
                 with pytest.raises(OSError, match="closed") as caught:
                     await task

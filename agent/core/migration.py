@@ -159,9 +159,7 @@ def map_value(
         raise MigrationsRejected(f'other={other!r}: it is "fail" or "keep"')
     path = _path(path)
     pairs = list(mapping.items())
-    return Step(
-        "map_value", store, path=path, mapping=pairs, other=other, key=key, fields=(path,)
-    )
+    return Step("map_value", store, path=path, mapping=pairs, other=other, key=key, fields=(path,))
 
 
 def move_record(

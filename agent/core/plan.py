@@ -123,9 +123,7 @@ def check_plan(plan: Plan, contracts: Contracts) -> None:
                     )
 
 
-def run_pass(
-    a_pass: Pass, key: str, record: Any, contexts: dict[int, Context]
-) -> bool:
+def run_pass(a_pass: Pass, key: str, record: Any, contexts: dict[int, Context]) -> bool:
     """All steps of one pass on one decoded record in place; whether it changed."""
     changed = False
     for version, step in a_pass.steps:

@@ -7,7 +7,7 @@ it did. Nothing here knows a file, a store's table or a clock.
 
 from __future__ import annotations
 
-from agent.core.migration import KEEP, Context, FromRun, Keep, Step
+from agent.core.migration import Context, FromRun, Keep, Step
 from agent.ground.codec import decode, encode, same_value
 from agent.ground.errors import ValidationError
 
@@ -174,9 +174,7 @@ def changed_paths(before: Any, after: Any, at: tuple[str, ...] = ()) -> list[tup
         left, right = (value if value is not _MISSING else {} for value in (before, after))
         found: list[tuple[str, ...]] = []
         for part in left.keys() | right.keys():
-            found += changed_paths(
-                left.get(part, _MISSING), right.get(part, _MISSING), (*at, part)
-            )
+            found += changed_paths(left.get(part, _MISSING), right.get(part, _MISSING), (*at, part))
         return found
     if before is _MISSING or after is _MISSING or not same_value(before, after):
         return [at]

@@ -136,9 +136,7 @@ def recover(path: str) -> Header:
         raise NeedsTechnician(f"{path}: {left} after its recovery", cause="RECOVERY")
     header = read_header(path)
     if header is None:
-        raise NeedsTechnician(
-            f"{path} is not an SQLite file; restore a backup", cause="UNREADABLE"
-        )
+        raise NeedsTechnician(f"{path} is not an SQLite file; restore a backup", cause="UNREADABLE")
     return header
 
 
@@ -190,7 +188,9 @@ def open_shared(path: str, timeout_s: float = 2.0) -> Connection:
     return connection
 
 
-def open_successor(path: str, cache_bytes: int, journal_bytes: int, file_bytes_max: int) -> Connection:
+def open_successor(
+    path: str, cache_bytes: int, journal_bytes: int, file_bytes_max: int
+) -> Connection:
     """Write a successor in WAL mode with NORMAL flushing, which commits whole batches or none.
 
     After a power cut it is at a batch boundary; a batch reported may be gone, which is why nothing

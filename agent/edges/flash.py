@@ -25,7 +25,9 @@ def refused(error: OSError, doing: str) -> AgentError:
     if error.errno in _FULL:
         return StorageFull(f"flash is full while {doing}; free space, then start again")
     if error.errno == errno.EROFS:
-        return StorageFull(f"the file system is read-only while {doing}; check it, then start again")
+        return StorageFull(
+            f"the file system is read-only while {doing}; check it, then start again"
+        )
     return AgentError(f"{sentence_for(error)} while {doing}")
 
 

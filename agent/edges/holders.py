@@ -19,7 +19,9 @@ class Holder:
         return f"{self.name} (pid {self.pid})"
 
 
-def holders_of(inode: tuple[int, int], ours: tuple[int, ...]) -> tuple[dict[tuple[int, int], Holder], bool]:
+def holders_of(
+    inode: tuple[int, int], ours: tuple[int, ...]
+) -> tuple[dict[tuple[int, int], Holder], bool]:
     """Descriptors of `inode` (device, number) in other processes than `ours`, and whether all
     processes could be looked at.
 

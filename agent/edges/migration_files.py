@@ -88,9 +88,7 @@ class MigrationFiles:
 
     def digest(self, from_version: int) -> str:
         """What the plan from `from_version` to the head is known by."""
-        return plan_digest(
-            self.checksums[from_version:], self.contracts.checksum, from_version
-        )
+        return plan_digest(self.checksums[from_version:], self.contracts.checksum, from_version)
 
     def load(self, from_version: int) -> Plan:
         """Execute the pending files and make the plan. Raises MigrationsRejected.

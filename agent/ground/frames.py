@@ -15,7 +15,8 @@ from agent.ground.limits import CHUNK_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator
+    from collections.abc import Iterator
+    from typing import Any
 
 VERSION = 1
 # As in PNG: a byte above 127, the name, CR LF, Ctrl-Z, LF. Text-mode copying breaks one of them.
@@ -60,7 +61,7 @@ _END_KEYS = (
 
 
 def unsettled_entry(store: str, key: bytes, value: bytes) -> bytes:
-    """The 32 bytes that stand for one unsettled record; key and value as UTF-8, as SQLite has them."""
+    """The 32 bytes that stand for one unsettled record; key and value are their text as UTF-8."""
     name: bytes = sha256(store.encode() + b"\0" + key).digest()[:16]
     content: bytes = sha256(value).digest()[:16]
     return name + content
@@ -215,7 +216,7 @@ def check_end(data: bytes, header: dict[str, Any]) -> dict[str, Any]:
 
 
 class Windows:
-    """How an image is cut: windows of 64 KiB, each a whole number of pages (the last one shorter)."""
+    """How an image is cut: windows of 64 KiB, each of whole pages; the last one may be shorter."""
 
     __slots__ = ("bitmap_bytes", "count", "image_bytes", "page_bytes", "pages_each")
 

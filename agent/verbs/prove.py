@@ -7,11 +7,17 @@ wherever the plan puts it; counts and sums have not moved; nothing outside the p
 from __future__ import annotations
 
 from agent.core.plan import Plan, replay
-from agent.core.stores import Contract, Tally, difference
 from agent.core.steps import shown, undeclared_change
+from agent.core.stores import Contract, Tally, difference
 from agent.core.terminal import TABLE
-from agent.edges.database import SqliteError, quoted, refused_by_sqlite, rows_differ, schema_of
-from agent.edges.database import has_rowid
+from agent.edges.database import (
+    SqliteError,
+    has_rowid,
+    quoted,
+    refused_by_sqlite,
+    rows_differ,
+    schema_of,
+)
 from agent.ground.codec import decode, encode, same_value
 from agent.ground.errors import ValidationError
 from agent.verbs.survey import ROWS_PER_MARK, rows_of
@@ -44,7 +50,8 @@ class Proof:
             schema.pop(("table", TABLE), None)
         if old != new:
             changed = sorted(
-                name for kind, name in old.keys() | new.keys()
+                name
+                for kind, name in old.keys() | new.keys()
                 if old.get((kind, name)) != new.get((kind, name))
             )
             raise ValidationError(f"the schema would change: {', '.join(changed)}")

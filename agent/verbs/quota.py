@@ -108,6 +108,18 @@ def check_space(places: Places, need: Need) -> None:
         )
 
 
+def check_backup_space(places: Places, bound: int, reserve: int) -> None:
+    """Raise StorageFull when a backup alone, and the reserve, might not fit."""
+    free = free_bytes(places.backups)
+    if free < bound + reserve:
+        raise StorageFull(
+            f"the backup may need {bound} bytes beside a reserve of {reserve} and {free} are free; "
+            "remove old backups, then start again",
+            needed_bytes=bound + reserve,
+            free_bytes=free,
+        )
+
+
 def check_place(places: Places, unproven_allowed: bool) -> None:
     """Refuse a file that cannot be replaced by a rename: hard-linked, mounted, on an unknown
     file system. Nothing is written."""

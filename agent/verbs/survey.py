@@ -91,7 +91,10 @@ def why_unreadable(key: Any, value: Any, record_bytes_max: int) -> str:
     if type(value) is not str:
         return f"its value is {_kind_of(value)}, not text"
     # A character is at most 4 bytes, so most records need no exact count.
-    if len(value) * 4 > record_bytes_max and len(value.encode("utf-8", "replace")) > record_bytes_max:
+    if (
+        len(value) * 4 > record_bytes_max
+        and len(value.encode("utf-8", "replace")) > record_bytes_max
+    ):
         return f"its value is larger than {record_bytes_max} bytes"
     return ""
 

@@ -26,10 +26,21 @@ class Seal:
     """What is known of the last successor from outside it: a file cannot hold its own digest.
 
     `prev_sha256` is the digest of the file it replaced, `wal` tells that its WAL mode is still to
-    be given back, `given_up` holds the plans that are not tried again by themselves.
+    be given back, `given_up` holds the plans that are not tried again by themselves. `reported`
+    is False while only the seal tells that a switch may still lack its history row; where `.prev`
+    is kept, that tells it.
     """
 
-    __slots__ = ("attempts", "given_up", "prev_sha256", "run", "sha256", "size", "wal")
+    __slots__ = (
+        "attempts",
+        "given_up",
+        "prev_sha256",
+        "reported",
+        "run",
+        "sha256",
+        "size",
+        "wal",
+    )
 
     def __init__(
         self,
@@ -40,6 +51,7 @@ class Seal:
         wal: bool,
         attempts: int,
         given_up: list[str],
+        reported: bool,
     ) -> None:
         self.run = run
         self.size = size
@@ -48,6 +60,7 @@ class Seal:
         self.wal = wal
         self.attempts = attempts
         self.given_up = given_up
+        self.reported = reported
 
 
 def write_seal(places: Places, seal: Seal) -> None:

@@ -1,0 +1,47 @@
+"""Sends a parsed command to the module of its verb; each loads only what it needs."""
+
+from __future__ import annotations
+
+from agent.cli import output
+from agent.cli.arguments import help_text
+from agent.edges.config import load_config
+from agent.ground.errors import InternalError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent.cli.arguments import Command
+
+
+def run(command: Command) -> int:
+    """Answer help and version, or run the verb. Raises AgentError."""
+    verb = command.verb
+    if verb == "version":
+        from agent import __version__
+
+        output.write(f"posagent {__version__}\n")
+        return 0
+    if command.options.get("--help") or not verb:
+        output.write(help_text(verb))
+        return 0 if command.options.get("--help") else 64
+    config = load_config(command.root, command.config)
+    if verb in ("migrate", "commit", "backup", "restore"):
+        from agent.cli import runs
+
+        return int(getattr(runs, verb)(command, config))
+    if verb in ("backups", "verify", "validate", "history", "health", "profile"):
+        from agent.cli import reports
+
+        return int(getattr(reports, verb)(command, config))
+    if verb == "status":
+        from agent.cli.status import status
+
+        return status(command, config)
+    if verb == "plan":
+        from agent.cli.plan import plan
+
+        return plan(command, config)
+    if verb in ("check", "new"):
+        from agent.cli import authoring
+
+        return int(getattr(authoring, verb)(command, config))
+    raise InternalError(f"{verb} is in the table of verbs but leads nowhere")

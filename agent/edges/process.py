@@ -1,0 +1,169 @@
+"""Forking the worker and what it must be bound to: its pipes, its lock, its memory, its parent.
+
+Measured rules: no SQLite connection is open at the fork; the child first restores signals, then
+closes every descriptor but pipes and lock; a lifeline pipe with O_ASYNC and the default action of
+SIGIO ends an orphan even inside C code, where no Python handler would run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+try:
+    import _signal as signals  # the package around it brings enum
+except ImportError:
+    import signal as signals  # type: ignore[no-redef]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+O_ASYNC = 0o20000  # not in the os module; the value of every Linux port CPython knows but three
+MEMORY_EXIT = 77
+HOLDER_NAME = "posagent-hold"  # at most 15 bytes; how a left-behind holder is known in /proc
+
+
+class Child:
+    """A running worker, seen by its supervisor."""
+
+    __slots__ = ("answers", "lifeline", "pid", "reports")
+
+    def __init__(self, pid: int, reports: int, answers: int, lifeline: int) -> None:
+        self.pid = pid
+        self.reports = reports
+        self.answers = answers
+        self.lifeline = lifeline
+
+    def close(self) -> None:
+        """Give up all pipes; a worker still running dies of the lifeline, unless it let go."""
+        for fd in (self.reports, self.answers, self.lifeline):
+            os.close(fd)
+
+    def kill(self) -> None:
+        """End it at once; it is made to be killed at any instant."""
+        try:
+            os.kill(self.pid, signals.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def start_child(
+    do: Callable[[int, int], None], keep: tuple[int, ...], memory_bytes: int
+) -> Child:
+    """Fork and run `do(reports, answers)` in the child, which ends by os._exit and never returns.
+
+    The child exits with 0 after `do`, with 77 when memory ran out and with 70 on any other
+    exception, whose one-line description it reports first if it can.
+    """
+    reports, report_end = os.pipe()
+    answer_end, answers = os.pipe()
+    lifeline_end, lifeline = os.pipe()
+    pid = os.fork()
+    if pid:
+        for fd in (report_end, answer_end, lifeline_end):
+            os.close(fd)
+        os.set_blocking(reports, False)
+        return Child(pid, reports, answers, lifeline)
+    status = 70
+    try:
+        _restore_signals()
+        _close_all_but((report_end, answer_end, lifeline_end, *keep))
+        _hang_on(lifeline_end)
+        _limit_memory(memory_bytes)
+        do(report_end, answer_end)
+        status = 0
+    except MemoryError:
+        status = MEMORY_EXIT
+    except BaseException as error:
+        _tell_crash(report_end, error)
+    finally:
+        os._exit(status)
+
+
+def let_go() -> None:
+    """Outlive the supervisor: the holder of the old file's lock must not end with it."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
+            if flags & O_ASYNC:
+                fcntl.fcntl(int(name), fcntl.F_SETFL, flags & ~O_ASYNC)
+        except OSError:
+            continue  # the descriptor that listed the folder
+    os.setsid()
+    with open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(HOLDER_NAME)
+
+
+def _restore_signals() -> None:
+    for number in range(1, signals.NSIG):
+        try:
+            signals.signal(number, signals.SIG_DFL)
+        except (OSError, ValueError):
+            pass  # KILL and STOP have no handler, some numbers are the C library's own
+    signals.pthread_sigmask(signals.SIG_SETMASK, ())
+    signals.set_wakeup_fd(-1)
+
+
+def _close_all_but(keep: tuple[int, ...]) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        if fd > 2 and fd not in keep:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the one that listed the folder
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+
+
+def _hang_on(lifeline: int) -> None:
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | O_ASYNC | os.O_NONBLOCK)
+    try:
+        gone = os.read(lifeline, 1) == b""  # the supervisor died before the line was armed
+    except BlockingIOError:
+        gone = False
+    if gone:
+        os._exit(3)
+
+
+def _limit_memory(memory_bytes: int) -> None:
+    """Bound the address space: what is mapped now, plus what is left of the budget."""
+    import resource
+
+    with open("/proc/self/statm", encoding="ascii") as file:
+        fields = file.read().split()
+    page = os.sysconf("SC_PAGE_SIZE")
+    mapped, private = int(fields[0]) * page, (int(fields[1]) - int(fields[2])) * page
+    limit = mapped + max(memory_bytes - private, 1 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _tell_crash(reports: int, error: BaseException) -> None:
+    """One line on where the agent itself is at fault; no values, which might be a record's."""
+    from agent.ground.codec import encode
+
+    where = ""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        where = f"{os.path.basename(code.co_filename)}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    said = {"crash": f"{type(error).__name__} at {where}"}
+    try:
+        os.write(reports, encode(said).encode() + b"\n")
+    except OSError:
+        pass
+
+
+def outcome_of(status: int) -> str:
+    """How a child ended, in words."""
+    if os.WIFSIGNALED(status):
+        return f"killed by signal {os.WTERMSIG(status)}"
+    code = os.WEXITSTATUS(status)
+    return "out of memory" if code == MEMORY_EXIT else f"exit {code}"

@@ -1,0 +1,256 @@
+"""agent.db: the diary. What was done, what was tried, what was given up.
+
+Written by the supervisor alone, in WAL with FULL flushing: a row is there after a power cut once the
+call has returned. It is a diary, not the truth, which lies on the data partition: a damaged or a
+newer diary is set aside and begun anew, and never a reason not to boot.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent.edges.database import SqliteError, sqlite
+from agent.edges.flash import delete, make_folder, refused, sync_folder
+from agent.ground.codec import decode, encode
+from agent.ground.errors import AgentError, StorageFull
+from agent.ground.limits import HISTORY_ROWS_MAX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+    from typing import Any
+
+FORMAT = 1
+_TABLES = (
+    "CREATE TABLE history (seq INTEGER PRIMARY KEY, run TEXT NOT NULL, kind TEXT NOT NULL,"
+    " version INTEGER, name TEXT, state TEXT NOT NULL, from_version INTEGER, to_version INTEGER,"
+    " verdict TEXT NOT NULL, code TEXT, message TEXT, at_ms INTEGER NOT NULL,"
+    " clock_trusted INTEGER NOT NULL, boot_id TEXT NOT NULL, facts TEXT NOT NULL)",
+    "CREATE TABLE attempts (seq INTEGER PRIMARY KEY, plan TEXT NOT NULL, boot_id TEXT NOT NULL,"
+    " place INTEGER NOT NULL DEFAULT 0, ended TEXT, message TEXT)",
+    "CREATE TABLE given_up (plan TEXT PRIMARY KEY, why TEXT NOT NULL)",
+)
+_HISTORY = (
+    "run",
+    "kind",
+    "version",
+    "name",
+    "state",
+    "from_version",
+    "to_version",
+    "verdict",
+    "code",
+    "message",
+    "at_ms",
+    "clock_trusted",
+    "boot_id",
+    "facts",
+)
+
+
+class Diary:
+    """An open agent.db. Close it before a fork: a connection must not be shared by two processes."""
+
+    __slots__ = ("_db", "path", "set_aside")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        # Why the diary that was there is not in use, or "".
+        self.set_aside = ""
+        self._db: Connection | None = None
+
+    def _open(self) -> Connection:
+        if self._db is None:
+            self._db = self._connect()
+        return self._db
+
+    def _connect(self) -> Connection:
+        make_folder(os.path.dirname(self.path))
+        for _ in range(2):
+            try:
+                return self._try_connect()
+            except SqliteError as error:
+                text = str(error)
+                if "malformed" not in text and "not a database" not in text:
+                    raise _refused(error) from error
+                self._put_aside("damaged")
+        raise AgentError(f"{self.path} cannot be made; look at the file system")
+
+    def _try_connect(self) -> Connection:
+        connection: Connection = sqlite.connect(self.path, isolation_level=None, timeout=2.0)
+        try:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > FORMAT:
+                connection.close()
+                self._put_aside("newer")
+                return self._try_connect()
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA temp_store=MEMORY")
+            connection.execute("PRAGMA cache_size=-64")
+            if version == 0:
+                connection.execute("BEGIN IMMEDIATE")
+                for table in _TABLES:
+                    connection.execute(table)
+                connection.execute(f"PRAGMA user_version={FORMAT}")
+                connection.execute("COMMIT")
+            elif connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite.DatabaseError("malformed")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _put_aside(self, why: str) -> None:
+        """Rename the diary out of the way; a second one of the same kind replaces the first."""
+        aside = f"{self.path}.{why}"
+        try:
+            os.replace(self.path, aside)
+            for suffix in ("-wal", "-shm", "-journal"):
+                delete(self.path + suffix)
+            sync_folder(os.path.dirname(self.path))
+        except OSError as error:
+            raise refused(error, f"setting {self.path} aside") from error
+        self.set_aside = why
+
+    def close(self) -> None:
+        """Close the connection; the next call opens it again."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _write(self, *statements: tuple[str, tuple[Any, ...]]) -> int:
+        """Statements as one durable commit; the last row number."""
+        try:
+            db = self._open()
+            db.execute("BEGIN IMMEDIATE")
+            number = 0
+            for sql, given in statements:
+                number = db.execute(sql, given).lastrowid or number
+            db.execute("COMMIT")
+            return number
+        except SqliteError as error:
+            self.close()
+            raise _refused(error) from error
+
+    def _read(self, sql: str, given: tuple[Any, ...] = ()) -> list[Any]:
+        if self._db is None and not os.path.exists(self.path):
+            return []  # reading makes no file
+        try:
+            return self._open().execute(sql, given).fetchall()
+        except SqliteError as error:
+            self.close()
+            raise _refused(error) from error
+
+    # Attempts
+
+    def begin_attempt(self, plan: str, boot_id: str) -> int:
+        """Count one attempt, durably, before any of its work."""
+        return self._write(
+            ("INSERT INTO attempts (plan, boot_id) VALUES (?, ?)", (plan, boot_id)),
+            (
+                "DELETE FROM attempts WHERE seq <= (SELECT max(seq) FROM attempts) - ?",
+                (HISTORY_ROWS_MAX,),
+            ),
+        )
+
+    def end_attempt(self, seq: int, place: int, ended: str, message: str = "") -> None:
+        """Note how far an attempt came and how it ended."""
+        self._write(
+            (
+                "UPDATE attempts SET place = ?, ended = ?, message = ? WHERE seq = ?",
+                (place, ended, message, seq),
+            )
+        )
+
+    def attempts(self, plan: str, boot_id: str) -> list[tuple[str, int, str]]:
+        """(boot id, place, end) of the plan's attempts since one of it ended well.
+
+        An attempt without an end was a power cut if it belongs to another boot, else a death.
+        Refused ones are left out: they did no work.
+        """
+        rows = self._read(
+            "SELECT boot_id, place, ended FROM attempts WHERE plan = ? AND seq > "
+            "(SELECT coalesce(max(seq), 0) FROM attempts WHERE plan = ? AND ended IN"
+            " ('done', 'asked')) AND coalesce(ended, '') != 'refused' ORDER BY seq",
+            (plan, plan),
+        )
+        return [
+            (boot, place, end or ("died" if boot == boot_id else "cut"))
+            for boot, place, end in rows
+        ]
+
+    def last_message(self, plan: str) -> str:
+        """Why the plan's latest attempt that said anything ended."""
+        rows = self._read(
+            "SELECT message FROM attempts WHERE plan = ? AND coalesce(message, '') != ''"
+            " ORDER BY seq DESC LIMIT 1",
+            (plan,),
+        )
+        return str(rows[0][0]) if rows else "it said nothing"
+
+    def came_as_far_as(self, plan: str, place: int) -> None:
+        """Note what the successor on flash says of attempts that could not report themselves."""
+        self._write(
+            (
+                "UPDATE attempts SET place = ? WHERE seq = (SELECT max(seq) FROM attempts"
+                " WHERE plan = ? AND ended IS NULL) AND place < ?",
+                (place, plan, place),
+            )
+        )
+
+    def give_up(self, plan: str, why: str) -> None:
+        """Remember a plan that is not tried again by itself."""
+        self._write(("INSERT OR REPLACE INTO given_up (plan, why) VALUES (?, ?)", (plan, why)))
+
+    def forgive(self, plan: str) -> None:
+        """Somebody asked: the plan gets a new count."""
+        self._write(
+            ("DELETE FROM given_up WHERE plan = ?", (plan,)),
+            ("UPDATE attempts SET ended = 'asked' WHERE plan = ?", (plan,)),
+        )
+
+    def given_up(self) -> dict[str, str]:
+        """Plan digest -> why."""
+        return dict(self._read("SELECT plan, why FROM given_up"))
+
+    # History
+
+    def write_history(self, rows: list[dict[str, Any]]) -> None:
+        """Add rows, all of them or none; the oldest beyond the bound go."""
+        marks = ", ".join("?" * len(_HISTORY))
+        sql = f"INSERT INTO history ({', '.join(_HISTORY)}) VALUES ({marks})"
+        inserts = []
+        for row in rows:
+            given = dict(row, facts=encode(row.get("facts", {})))
+            inserts.append((sql, tuple(given.get(name) for name in _HISTORY)))
+        trim = "DELETE FROM history WHERE seq <= (SELECT max(seq) FROM history) - ?"
+        self._write(*inserts, (trim, (HISTORY_ROWS_MAX,)))
+
+    def knows_run(self, run: str) -> bool:
+        """Whether history has the end of this run."""
+        return bool(self._read("SELECT 1 FROM history WHERE run = ? LIMIT 1", (run,)))
+
+    def runs(self) -> set[str]:
+        """Every run that history knows."""
+        return {row[0] for row in self._read("SELECT DISTINCT run FROM history")}
+
+    def history(self, limit: int = HISTORY_ROWS_MAX) -> list[dict[str, Any]]:
+        """The newest rows, oldest first."""
+        rows = self._read(
+            f"SELECT seq, {', '.join(_HISTORY)} FROM history ORDER BY seq DESC LIMIT ?", (limit,)
+        )
+        found = []
+        for row in reversed(rows):
+            entry = dict(zip(("seq", *_HISTORY), row))
+            entry["facts"] = decode(entry["facts"])
+            entry["clock_trusted"] = bool(entry["clock_trusted"])
+            found.append(entry)
+        return found
+
+
+def _refused(error: SqliteError) -> AgentError:
+    text = str(error)
+    if "full" in text or "readonly" in text or "disk I/O" in text or "unable to open" in text:
+        return StorageFull(f"the agent's diary cannot be written ({text}); look at the flash")
+    return AgentError(f"the agent's diary cannot be used ({text})")

@@ -1,0 +1,185 @@
+"""Building the successor: one read of the source feeds backup and copy, then the run row goes in.
+
+The order is the promise. The copy is durable and was read back before the run row says that a run
+began; until then a next boot finds a successor without a row and deletes it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent.core.terminal import Places, RunRow
+from agent.edges import database, flash
+from agent.edges.database import SqliteError, refused_by_sqlite
+from agent.ground.digest import sha256
+from agent.ground.errors import AgentError, StorageFull
+from agent.ground.limits import CHUNK_BYTES
+from agent.verbs import rows
+from agent.verbs.quota import copy_ownership
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+    from typing import Callable
+
+    from agent.verbs.backup import BackupWriter
+
+BYTES_PER_MARK = 1 << 20
+
+
+def create_next(places: Places) -> int:
+    """An open, empty successor with nothing left beside its name."""
+    flash.delete(places.next)
+    database.remove_side_files(places.next)
+    return os.open(places.next, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def copy_source(
+    places: Places, into: int, backup: BackupWriter | None, mark: Callable[[int], None]
+) -> tuple[int, str]:
+    """Read the locked source once: into the successor (unless `into` is negative), into the
+    backup, into its digest.
+
+    Answers (size, SHA-256): the source's identity. Nothing is durable yet.
+    """
+    digest = sha256()
+    size = 0
+    source = os.open(places.pos, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for chunk in flash.read_chunks(source):
+            digest.update(chunk)
+            if into >= 0:
+                flash.write_all(into, chunk)
+            if backup is not None:
+                backup.add_chunk(chunk)
+            size += len(chunk)
+            if size % BYTES_PER_MARK == 0:
+                mark(size)
+    except OSError as error:
+        raise flash.refused(error, "copying pos.db") from error
+    finally:
+        os.close(source)
+    return size, digest.hexdigest()
+
+
+def settle_copy(places: Places, fd: int) -> None:
+    """Make the copy durable under its name, with the owner and mode the application needs."""
+    try:
+        copy_ownership(places.pos, fd, places.next)
+        os.fsync(fd)
+        flash.sync_folder(places.folder)
+    except OSError as error:
+        raise flash.refused(error, "making the copy durable") from error
+
+
+def compare_copy(places: Places, mark: Callable[[int], None]) -> None:
+    """Read the copy back from flash and compare it with its source, byte for byte."""
+    source = os.open(places.pos, os.O_RDONLY | os.O_CLOEXEC)
+    copy = os.open(places.next, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        flash.drop_cache(copy)
+        offset = 0
+        while True:
+            expected = os.pread(source, CHUNK_BYTES, offset)
+            if os.pread(copy, CHUNK_BYTES, offset) != expected:
+                raise StorageFull(f"flash gave back other bytes than were written at {offset}")
+            if not expected:
+                return
+            offset += len(expected)
+            if offset % BYTES_PER_MARK == 0:
+                mark(offset)
+    finally:
+        os.close(copy)
+        os.close(source)
+
+
+def start_run(connection: Connection, row: RunRow, stores: set[str]) -> None:
+    """The successor's first commit: our run row, and the stores' triggers put aside.
+
+    A trigger that fires for every migrated record would send the sales again. From here on the
+    file says whose it is, so a next boot resumes it.
+    """
+    try:
+        triggers = connection.execute(
+            "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall()
+        database.begin(connection)
+        rows.make_table(connection)
+        for kind in ("run", "trigger"):
+            rows.remove(connection, kind)
+        rows.write_run(connection, row)
+        for number, (name, table, sql) in enumerate(triggers):
+            if table in stores:
+                rows.write(connection, "trigger", f"{number:04d}", sql)
+                connection.execute(f"DROP TRIGGER {database.quoted(name)}")
+        database.commit(connection)
+    except SqliteError as error:
+        raise refused_by_sqlite(error, "writing the run row") from error
+
+
+def end_run(
+    connection: Connection, places: Places, row: RunRow, checksums: list[str] | None
+) -> None:
+    """The successor's last commit - triggers word for word, version, sealed row - and its close.
+
+    One transaction: a successor that says "sealed" has everything. Afterwards it is one plain file
+    on flash without anything beside it.
+    """
+    try:
+        database.begin(connection)
+        for sql in rows.values(connection, "trigger"):
+            connection.execute(sql)
+        rows.remove(connection, "trigger")
+        if checksums is not None:  # a restored file keeps what it says was applied
+            rows.remove(connection, "applied")
+            for version, checksum in enumerate(checksums, 1):
+                rows.write(connection, "applied", f"{version:04d}", checksum)
+        connection.execute(f"PRAGMA user_version = {row.to_version:d}")
+        row.state = "sealed"
+        rows.write_run(connection, row)
+        database.commit(connection)
+        database.leave_wal(connection, places.next)
+    except SqliteError as error:
+        raise refused_by_sqlite(error, "closing the new file") from error
+    sync_file(places.next)
+
+
+def sync_file(path: str) -> None:
+    """Make a file durable and forget its pages, so that the proof reads what flash holds."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+        flash.drop_cache(fd)
+    except OSError as error:
+        raise flash.refused(error, f"making {path} durable") from error
+    finally:
+        os.close(fd)
+
+
+def forget_pages(path: str) -> None:
+    """Make the next reads of a file that nobody writes come from flash."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        flash.drop_cache(fd)
+    finally:
+        os.close(fd)
+
+
+def check_writable(connection: Connection, stores: set[str]) -> None:
+    """Refuse a schema that this SQLite cannot work on: unknown functions or collations.
+
+    Every statement the run will make is compiled once; nothing is executed.
+    """
+    for store in stores:
+        for sql in (
+            f"EXPLAIN UPDATE {database.quoted(store)} SET value = '' WHERE key = ''",
+            f"EXPLAIN INSERT INTO {database.quoted(store)} (key, value) VALUES ('', '')",
+            f"EXPLAIN DELETE FROM {database.quoted(store)} WHERE key = ''",
+        ):
+            try:
+                connection.execute(sql).fetchall()
+            except SqliteError as error:
+                raise AgentError(
+                    f"{store} cannot be written with this SQLite: {error}; the application's own "
+                    "functions or collations are not known here"
+                ) from error

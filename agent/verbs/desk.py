@@ -1,0 +1,65 @@
+"""How a run speaks to its supervisor: one JSON line per mark of progress, over one pipe.
+
+A mark is work done - a batch committed, a slice checked, a chunk written - never mere time, because
+the supervisor kills whoever shows none within the deadline.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent.ground.codec import encode
+from agent.ground.limits import QUICK_CHECK_BYTES_PER_S
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+
+class Desk:
+    """The worker's end. `ask` waits for the supervisor's answer, all else is one-way."""
+
+    __slots__ = ("_answers", "_reports", "state", "total")
+
+    def __init__(self, reports: int, answers: int) -> None:
+        self._reports = reports
+        self._answers = answers
+        self.state = ""
+        self.total = 0
+
+    def tell(self, **said: Any) -> None:
+        """One line to the supervisor."""
+        line = encode(said).encode() + b"\n"
+        view = memoryview(line)
+        while view:
+            view = view[os.write(self._reports, view) :]
+
+    def enter(self, state: str, total: int = 0) -> None:
+        """A new state of the run, with how much there is to do in it (records or bytes)."""
+        self.state = state
+        self.total = total
+        self.tell(state=state, total=total)
+
+    def mark(self, store: str, done: int) -> None:
+        """Work done in this state so far."""
+        self.tell(state=self.state, store=store, done=done, total=self.total)
+
+    def marker(self, label: str) -> Callable[[int], None]:
+        """`mark` with its first argument set, for loops that count bytes."""
+        return lambda done: self.mark(label, done)
+
+    def allow(self, size_bytes: int) -> None:
+        """One call is coming that gives no mark and whose time grows with a file's size."""
+        self.tell(allow_ms=size_bytes * 1000 // QUICK_CHECK_BYTES_PER_S)
+
+    def ask(self, **said: Any) -> None:
+        """Tell, and wait until the supervisor has made it durable. Ends when the supervisor is
+        gone: then nothing more may be claimed."""
+        self.tell(**said)
+        if os.read(self._answers, 1) != b"+":
+            os._exit(3)
+
+    def close(self) -> None:
+        """Hang up; the supervisor waits for nothing more."""
+        os.close(self._reports)
+        os.close(self._answers)

@@ -1,0 +1,170 @@
+"""A backup becomes the successor: what would be lost is counted first, counters never go back."""
+
+from __future__ import annotations
+
+import os
+
+from agent.core.steps import field
+from agent.core.stores import Contract, difference
+from agent.edges import database
+from agent.edges.database import SqliteError, begin, commit, refused_by_sqlite
+from agent.ground.codec import decode, encode
+from agent.ground.errors import BackupCorrupt, UsageError, ValidationError
+from agent.ground.words import nearest
+from agent.verbs import backup
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+    from typing import Any, Iterable
+
+    from agent.verbs.backup import BackupInfo
+    from agent.verbs.survey import Survey
+
+LOSSES = ("newer", "changed", "gone")
+
+
+def summary_of(info: BackupInfo) -> dict[str, Any]:
+    """What `backups` tells of one file."""
+    header = info.header
+    return {
+        "name": os.path.basename(info.path),
+        "sequence": info.sequence,
+        "version": info.schema_version,
+        "size_bytes": info.size,
+        "image_bytes": header["image_bytes"],
+        "sha256": info.sha256,
+        "made_ms": header["made_ms"],
+        "clock_trusted": header["clock_trusted"],
+        "unsettled": header["unsettled"],
+    }
+
+
+def find_backup(folder: str, wanted: str) -> str:
+    """The path of a backup by its name, by its sequence number, or "latest"."""
+    files = backup.backup_files(folder)
+    if not files:
+        raise UsageError(f"there is no backup in {folder}")
+    if wanted == "latest":
+        return files[-1][2]
+    for sequence, _, path in files:
+        if os.path.basename(path) == wanted or (wanted.isdigit() and int(wanted) == sequence):
+            return path
+    names = [os.path.basename(path) for _, _, path in files]
+    raise UsageError(f'there is no backup "{wanted}"; did you mean {nearest(wanted, names)}?')
+
+
+def losses(current: Iterable[bytes], kept: Iterable[bytes]) -> dict[str, int]:
+    """How the unsettled records of pos.db differ from a backup's, by count.
+
+    `newer`: only in pos.db, a restore would lose them. `changed`: in both with another value.
+    `gone`: only in the backup, settled or removed since; a restore would bring them back. Both
+    sides come sorted, and one entry of each is in memory at a time.
+    """
+    count = dict.fromkeys(LOSSES, 0)
+    left, right = iter(current), iter(kept)
+    here, there = next(left, None), next(right, None)
+    while here is not None or there is not None:
+        if there is None or (here is not None and here[:16] < there[:16]):
+            count["newer"] += 1
+            here = next(left, None)
+        elif here is None or there[:16] < here[:16]:
+            count["gone"] += 1
+            there = next(right, None)
+        else:
+            count["changed"] += here != there
+            here, there = next(left, None), next(right, None)
+    return count
+
+
+def parse_discard(text: str) -> dict[str, int] | str:
+    """`--discard` as typed: "newer=2,gone=1" or "unknown". Raises UsageError."""
+    if text == "unknown":
+        return text
+    counts = dict.fromkeys(LOSSES, 0)
+    for part in text.split(","):
+        word, _, number = part.partition("=")
+        if word not in LOSSES:
+            raise UsageError(
+                f'--discard: "{word}" is none of newer, changed, gone, unknown; '
+                f'did you mean "{nearest(word, LOSSES)}"?'
+            )
+        if not (number.isascii() and number.isdigit()):
+            raise UsageError(f"--discard: {word} needs a count, as in {word}=2")
+        counts[word] = int(number)
+    return counts
+
+
+def lift_counters(
+    connection: Connection, contract: Contract, known: dict[str, int]
+) -> dict[str, list[int]]:
+    """Set each counter in a successor to the highest number known to be used, in one commit.
+
+    Answers name -> [restored value, lifted value] of those that rose. A counter whose record is
+    not there or is no integer is left alone.
+    """
+    lifted: dict[str, list[int]] = {}
+    try:
+        begin(connection)
+        for counter in contract.counters:
+            store = database.quoted(counter.store)
+            row = connection.execute(
+                f"SELECT value FROM {store} WHERE key = ?", (counter.key,)
+            ).fetchone()
+            if row is None or counter.name not in known:
+                continue
+            record = decode(row[0])
+            value = field(record, counter.field)
+            if type(value) is not int:
+                continue
+            higher = counter.higher(value, known[counter.name])
+            if higher != value:
+                place = record
+                for part in counter.field[:-1]:
+                    place = place[part]
+                place[counter.field[-1]] = higher
+                connection.execute(
+                    f"UPDATE {store} SET value = ? WHERE key = ?", (encode(record), counter.key)
+                )
+                lifted[counter.name] = [value, higher]
+        commit(connection)
+    except SqliteError as error:
+        raise refused_by_sqlite(error, "lifting the counters") from error
+    except ValueError as error:
+        raise BackupCorrupt(f"a counter's record in the backup cannot be read: {error}") from error
+    return lifted
+
+
+def highest(contract: Contract, *known: dict[str, int]) -> dict[str, int]:
+    """The later reading of each counter among several sources."""
+    best: dict[str, int] = {}
+    for readings in known:
+        for counter in contract.counters:
+            if counter.name in readings:
+                value = readings[counter.name]
+                best[counter.name] = (
+                    counter.higher(best[counter.name], value) if counter.name in best else value
+                )
+    return best
+
+
+def prove_restored(
+    new: Connection, info: BackupInfo, found: Survey, digests: Iterable[bytes]
+) -> None:
+    """The successor holds exactly the backup's unsettled records, counts and sums; it is sound.
+
+    Raises ValidationError.
+    """
+    lost = losses(digests, backup.unsettled_entries(info.path))
+    if any(lost.values()):
+        raise ValidationError(f"the restored file does not equal the backup: {lost}")
+    differs = difference(info.header["tally"], found.tally.as_json())
+    if differs:
+        raise ValidationError(f"the restored file does not equal the backup: {differs}")
+    try:
+        answer = new.execute("PRAGMA quick_check(1)").fetchone()[0]
+        version = new.execute("PRAGMA user_version").fetchone()[0]
+    except SqliteError as error:
+        raise refused_by_sqlite(error, "proving the restored file") from error
+    if answer != "ok" or version != info.schema_version:
+        raise ValidationError(f"the restored file is not sound: {answer}, version {version}")
