@@ -31,7 +31,8 @@ from agent.ground.errors import (
 )
 from agent.verbs.desk import Desk
 from agent.verbs.switch import drop_next, read_seal
-from agent.worker import Job, missing, work
+from agent.worker.job import Job
+from agent.worker.start import missing, work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ MEMORY_LOOK_MS = 200
 
 
 def places_of(config: Config) -> Places:
-    """The paths of one terminal; pos.db's name is resolved once, side files lie beside the target."""
+    """The paths of one terminal; side files lie beside the file that pos.db's name resolves to."""
     pos = os.path.realpath(config.pos_db)
     return Places(pos, config.state_dir, config.backups_dir, config.run_dir)
 
@@ -110,7 +111,9 @@ class Supervisor:
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
-            raise Busy("another posagent is at work on this terminal; `status` tells what") from None
+            raise Busy(
+                "another posagent is at work on this terminal; `status` tells what"
+            ) from None
 
     def _watch_over(self, job: Job) -> None:
         job.agent_version = __version__
@@ -253,7 +256,7 @@ class Supervisor:
     # After
 
     def _conclude(self, job: Job, result: dict[str, Any]) -> None:
-        """Write the failure into history, judge whether the application may start, tell everyone."""
+        """Write a failure into history, judge whether the application may start, tell everyone."""
         error = result.get("error")
         if error is not None and error["code"] not in _REFUSALS and job.kind == "migrate":
             self._write_failure(job, result)
@@ -307,9 +310,9 @@ class Supervisor:
             "boot_id": self.boot_id,
             "facts": {"backup": said["backup"], "before": said["before"]},
         }
-        rows = [
-            dict(shared, version=int(name[:4]), name=name[:-3]) for name in said["names"]
-        ] or [shared]
+        rows = [dict(shared, version=int(name[:4]), name=name[:-3]) for name in said["names"]] or [
+            shared
+        ]
         if not self.diary.knows_run(said["run"]):
             self.diary.write_history(rows)
         if said["hold"]:
@@ -366,7 +369,7 @@ class Supervisor:
 
 
 class _Watch:
-    """One attempt as the supervisor sees it: reads the reports, holds the deadline and the limit."""
+    """One attempt as the supervisor sees it: reports read, deadline and limit held."""
 
     def __init__(self, owner: Supervisor, child: process.Child, job: Job) -> None:
         self.owner = owner

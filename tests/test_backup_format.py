@@ -11,6 +11,7 @@ import json
 import os
 import random
 import re
+import resource
 import sqlite3
 import struct
 import sys
@@ -404,14 +405,64 @@ def test_the_parts_make_a_backup_that_both_readers_read(tmp_path: Path) -> None:
     assert agree(path).image == parts.source
 
 
-@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+# What the agent must say to some of them: it noticed the rule, not only what followed from it.
+SAID = {
+    "windows in another order": "pages are not in order",
+    "a window twice": "pages are not in order",
+    "a window missing": "other frames or pages",
+    "entries after pages": "entries come after pages",
+    "entries not sorted over frames": "not sorted",
+    "half an entry": "no whole number",
+    "an entry missing": "other unsettled records than are listed",
+    "a second header": "second header",
+    "an unknown frame": "unknown type",
+    "a window outside the image": "outside the image",
+    "a window without pages": "pages that cannot be there",
+    "a bit beyond the image": "pages that cannot be there",
+    "other bytes in a page": "do not give the file",
+    "another source digest": "the image is not the source",
+    "another page count": "page count and size",
+    "another entry count in the header": "other unsettled records than its header",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
 def test_a_file_with_right_checksums_that_breaks_a_rule_is_refused(
-    tmp_path: Path, wrong: Wrong
+    tmp_path: Path, name: str
 ) -> None:
     """BF-3."""
     parts = Parts()
-    wrong(parts)
-    refused_by_both(tmp_path / "x.posbak", parts.data())
+    WRONG[name](parts)
+    assert SAID.get(name, "not a usable backup") in refused_by_both(
+        tmp_path / "x.posbak", parts.data()
+    )
+
+
+def test_every_expected_sentence_belongs_to_a_case() -> None:
+    assert SAID.keys() <= WRONG.keys()
+
+
+def test_a_file_without_a_header_in_front_is_refused(tmp_path: Path) -> None:
+    """BF-3."""
+    path = tmp_path / "x.posbak"
+    parts = second_reader.split(Parts().data())
+    assert "begin with a header" in refused_by_both(path, build(parts[1:]))
+    for data in (build([parts[0], parts[1]]), Parts().data()[:-600], Parts().data()[:400]):
+        path.write_bytes(data)
+        with pytest.raises(BackupCorrupt):
+            backup.read_info(str(path))
+
+
+def test_entries_are_not_given_out_of_a_damaged_backup(tmp_path: Path) -> None:
+    """BF-3, BF-9."""
+    path = tmp_path / "x.posbak"
+    parts = Parts()
+    parts.header["unsettled"] = {"records": 5}
+    whole = Parts().data()
+    for data in (parts.data(), whole[: whole.index(b"USET") + 20], b""):
+        path.write_bytes(data)
+        with pytest.raises(BackupCorrupt, match=re.escape("x.posbak is not a usable backup")):
+            list(backup.unsettled_entries(str(path)))
 
 
 def reframed(kind: bytes, stored: bytes, raw_bytes: int) -> bytes:
@@ -504,8 +555,10 @@ def test_a_source_that_changes_its_size_is_no_backup(tmp_path: Path) -> None:
 def test_entries_that_do_not_rise_or_are_not_counted_are_never_written(tmp_path: Path) -> None:
     """BF-3, BF-9."""
     path = tmp_path / "000007-v2.posbak"
-    with pytest.raises(InternalError):
+    with pytest.raises(InternalError, match="not sorted"):
         write(path, bytes(10), entries=[b"b" * 32, b"a" * 32])
+    with pytest.raises(InternalError, match="do not fit"):
+        write(path, bytes(10), tally={"records": {"x" * 70_000: 1}})
     with pytest.raises(InternalError):
         write(path, bytes(10), entries=[b"b" * 32], unsettled={"records": 2})
     with pytest.raises(InternalError):
@@ -547,6 +600,45 @@ def test_a_backup_is_never_written_over(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_refused_as_such(tmp_path: Path) -> None:
     with pytest.raises(AgentError, match="creating the backup"):
         write(tmp_path / "absent" / "000007-v2.posbak", b"x")
+
+
+def test_flash_that_refuses_a_write_is_named_and_the_backup_is_gone(tmp_path: Path) -> None:
+    """BF-7. The kernel's own limit on a file's size refuses it here, as full flash would."""
+    path = tmp_path / "000007-v2.posbak"
+    noise = random.Random(4).randbytes(200_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(AgentError, match="while writing the backup"):
+            write(path, noise)
+        assert list(tmp_path.iterdir()) == []
+        write(path, b"a" * 200_000)
+        refused = pytest.raises(AgentError, match="while writing the image")
+        with tempfile.TemporaryFile() as file, refused:
+            backup.write_image(str(path), file.fileno())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_flash_that_does_not_give_a_backup_back_is_named() -> None:
+    """BF-2. A process's memory is a regular file whose first page answers with EIO."""
+    with pytest.raises(BackupCorrupt, match="flash does not give it back"):
+        backup.verify("/proc/self/mem")
+
+
+def test_what_stands_in_the_way_of_a_backup_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "000007-v2.posbak"
+    write(path, b"x")
+    path.rename(tmp_path / "000007-v2.posbak.tmp")
+    path.mkdir()
+    with pytest.raises(AgentError, match="while naming the backup"):
+        backup.keep(str(path))
+    with pytest.raises(AgentError, match="while listing the backups"):
+        backup.backup_files(str(tmp_path / "000007-v2.posbak.tmp"))
+    with pytest.raises(AgentError, match="while reading the list of free pages"):
+        backup.free_leaf_pages(str(tmp_path / "absent"))
+    with pytest.raises(AgentError, match="while sampling the database"):
+        backup.bound_bytes(str(tmp_path / "absent"), 1, None, 0)
 
 
 def test_backups_are_listed_by_sequence_and_foreign_files_are_left_alone(tmp_path: Path) -> None:

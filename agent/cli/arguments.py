@@ -18,7 +18,10 @@ class Verb:
     __slots__ = ("options", "says", "words")
 
     def __init__(
-        self, says: str, words: tuple[str, ...] = (), options: dict[str, tuple[str, str]] | None = None
+        self,
+        says: str,
+        words: tuple[str, ...] = (),
+        options: dict[str, tuple[str, str]] | None = None,
     ) -> None:
         self.says = says
         self.words = words
@@ -151,4 +154,6 @@ def help_text(verb: str) -> str:
 
 
 def _option_lines(options: dict[str, tuple[str, str]]) -> list[str]:
-    return [f"  {(name + ' ' + value).rstrip():22} {says}" for name, (value, says) in options.items()]
+    return [
+        f"  {(name + ' ' + value).rstrip():22} {says}" for name, (value, says) in options.items()
+    ]

@@ -8,7 +8,8 @@ from agent.ground.codec import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable
+    from collections.abc import Iterable
+    from typing import Any
 
     from agent.ground.errors import AgentError
 

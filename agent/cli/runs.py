@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from agent.cli.output import show
 from agent.core.report import money_line
 from agent.edges.announce import Announcer
-from agent.service import Job, Supervisor, exit_code, places_of
+from agent.service import Supervisor, exit_code, places_of
 from agent.verbs.restore import find_backup, parse_discard
-
-from .output import show
+from agent.worker.job import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from agent.ground.errors import MigrationsRejected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Sequence, Union
+    from collections.abc import Sequence
+    from typing import Any, Callable, Union
 
     Path = Union[str, Sequence[str]]
 
@@ -59,8 +60,22 @@ KEEP = Keep()
 class Step:
     """One declared change of one store. Built by the functions below, never by hand."""
 
-    __slots__ = ("check", "down", "fields", "if_exists", "if_missing", "key", "kind", "mapping")
-    __slots__ += ("other", "path", "store", "target", "up", "value")
+    __slots__ = (
+        "check",
+        "down",
+        "fields",
+        "if_exists",
+        "if_missing",
+        "key",
+        "kind",
+        "mapping",
+        "other",
+        "path",
+        "store",
+        "target",
+        "up",
+        "value",
+    )
 
     def __init__(self, kind: str, store: str, **given: Any) -> None:
         self.kind = kind

@@ -1,4 +1,4 @@
-"""Percent, rate and time left of a run, and the lines people read. Told the time, reads no clock."""
+"""Percent, rate and time left of a run, and the lines people read. It is told the time."""
 
 from __future__ import annotations
 

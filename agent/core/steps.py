@@ -96,17 +96,15 @@ def _map_value(step: Step, record: dict[str, Any], context: Context) -> bool:
     value = _get(record, step.path)
     if value is _MISSING:
         return False
-    for old, new in step.mapping:
-        if same_value(old, value):
-            break
-    else:
+    known = [new for old, new in step.mapping if same_value(old, value)]
+    if not known:
         if step.other == "keep":
             return False
         raise ValueError(f"the mapping does not know the value of {'.'.join(step.path)}")
     parent = _parent(record, step.path, make=False)
     assert parent is not None
-    parent[step.path[-1]] = _filled(new, context)
-    return not same_value(old, new)
+    parent[step.path[-1]] = _filled(known[0], context)
+    return not same_value(value, known[0])
 
 
 def _each(step: Step, record: dict[str, Any], context: Context) -> bool:
@@ -171,7 +169,8 @@ def changed_paths(before: Any, after: Any, at: tuple[str, ...] = ()) -> list[tup
         (before is _MISSING and type(after) is dict and after)
         or (after is _MISSING and type(before) is dict and before)
     ):
-        left, right = (value if value is not _MISSING else {} for value in (before, after))
+        left: Any = {} if before is _MISSING else before
+        right: Any = {} if after is _MISSING else after
         found: list[tuple[str, ...]] = []
         for part in left.keys() | right.keys():
             found += changed_paths(left.get(part, _MISSING), right.get(part, _MISSING), (*at, part))

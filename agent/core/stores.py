@@ -13,7 +13,8 @@ from agent.ground.words import nearest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator
+    from collections.abc import Iterator
+    from typing import Any
 
     Totals = dict[str, list[int]]
 

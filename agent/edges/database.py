@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 SqliteError = sqlite.Error
+DatabaseError = sqlite.DatabaseError
 OLDEST_SQLITE = (3, 8, 3)  # WITHOUT ROWID from 3.8.2, common table expressions from 3.8.3
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -72,6 +73,12 @@ def left_to_recover(path: str) -> str:
     except FileNotFoundError:
         return ""
     return "its -journal holds content" if start.strip(b"\0") else ""
+
+
+def open_diary(path: str) -> Connection:
+    """An ordinary connection with SQLite's own locks, for agent.db."""
+    connection: Connection = sqlite.connect(path, isolation_level=None, timeout=2.0)
+    return connection
 
 
 def _uri(path: str, query: str) -> str:

@@ -15,7 +15,8 @@ from agent.ground.limits import CHUNK_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator
+    from collections.abc import Iterator
+    from typing import Callable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -25,9 +26,7 @@ def refused(error: OSError, doing: str) -> AgentError:
     if error.errno in _FULL:
         return StorageFull(f"flash is full while {doing}; free space, then start again")
     if error.errno == errno.EROFS:
-        return StorageFull(
-            f"the file system is read-only while {doing}; check it, then start again"
-        )
+        return StorageFull(f"the file system is read-only while {doing}; check it and start again")
     return AgentError(f"{sentence_for(error)} while {doing}")
 
 

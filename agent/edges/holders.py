@@ -6,7 +6,7 @@ import os
 
 
 class Holder:
-    """One process that has the file open. `since` is its start, so that a reused pid is told apart."""
+    """One process that has the file open. `since` is its start, which tells a reused pid apart."""
 
     __slots__ = ("name", "pid", "since")
 

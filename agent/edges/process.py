@@ -48,9 +48,7 @@ class Child:
             pass
 
 
-def start_child(
-    do: Callable[[int, int], None], keep: tuple[int, ...], memory_bytes: int
-) -> Child:
+def start_child(do: Callable[[int, int], None], keep: tuple[int, ...], memory_bytes: int) -> Child:
     """Fork and run `do(reports, answers)` in the child, which ends by os._exit and never returns.
 
     The child exits with 0 after `do`, with 77 when memory ran out and with 70 on any other

@@ -1,15 +1,15 @@
 """agent.db: the diary. What was done, what was tried, what was given up.
 
-Written by the supervisor alone, in WAL with FULL flushing: a row is there after a power cut once the
-call has returned. It is a diary, not the truth, which lies on the data partition: a damaged or a
-newer diary is set aside and begun anew, and never a reason not to boot.
+Written by the supervisor alone, in WAL with FULL flushing: a row is there after a power cut once
+the call has returned. It is a diary, not the truth, which lies on the data partition: a damaged or
+a newer diary is set aside and begun anew, and never a reason not to boot.
 """
 
 from __future__ import annotations
 
 import os
 
-from agent.edges.database import SqliteError, sqlite
+from agent.edges.database import DatabaseError, SqliteError, open_diary
 from agent.edges.flash import delete, make_folder, refused, sync_folder
 from agent.ground.codec import decode, encode
 from agent.ground.errors import AgentError, StorageFull
@@ -49,7 +49,7 @@ _HISTORY = (
 
 
 class Diary:
-    """An open agent.db. Close it before a fork: a connection must not be shared by two processes."""
+    """An open agent.db. Close it before a fork: two processes must not share a connection."""
 
     __slots__ = ("_db", "path", "set_aside")
 
@@ -77,7 +77,7 @@ class Diary:
         raise AgentError(f"{self.path} cannot be made; look at the file system")
 
     def _try_connect(self) -> Connection:
-        connection: Connection = sqlite.connect(self.path, isolation_level=None, timeout=2.0)
+        connection = open_diary(self.path)
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > FORMAT:
@@ -95,7 +95,7 @@ class Diary:
                 connection.execute(f"PRAGMA user_version={FORMAT}")
                 connection.execute("COMMIT")
             elif connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                raise sqlite.DatabaseError("malformed")
+                raise DatabaseError("malformed")
         except BaseException:
             connection.close()
             raise

@@ -1,11 +1,11 @@
 """JSON text to values and back; the only module that knows which JSON code runs underneath.
 
-Two readers with one strictness: duplicate keys, NaN, Infinity and nesting beyond a bound are errors,
-never guesses. Records keep each number's literal: what a step does not touch is written back digit
-for digit (10.50 stays 10.50, -0 stays -0, integers of any size stay whole).
+Two readers with one strictness: duplicate keys, NaN, Infinity and nesting beyond a bound are
+errors, never guesses. Records keep each number's literal: what a step does not touch is written
+back digit for digit (10.50 stays 10.50, -0 stays -0, integers of any size stay whole).
 
-CPython's C scanner is used directly, since the package `json` brings `re` and `enum` (1 MB) with it;
-where that private module is missing or differs, the package does the same work.
+CPython's C scanner is used directly, since the package `json` brings `re` and `enum` (1 MB)
+with it; where that private module is missing or differs, the package does the same work.
 """
 
 from __future__ import annotations
@@ -138,19 +138,21 @@ def _c_readers() -> tuple[Any, Any, Any]:
         return "".join(write(value, 0))
 
     encode([1, {"a": "é"}], str, False)  # a C encoder of another shape fails here, not on a record
-    return make_scanner(_Context), make_scanner(_ContextWithMinusZero), encode
+    scan: Any = make_scanner  # its stub knows only json's own decoder as a context
+    return scan(_Context), scan(_ContextWithMinusZero), encode
 
 
 def _package_readers() -> tuple[Any, Any, Any]:
     import json
 
     def scanner(context: type[_Context]) -> Any:
-        return json.JSONDecoder(
+        decoder: Any = json.JSONDecoder(
             object_pairs_hook=context.object_pairs_hook,
-            parse_float=context.parse_float,  # type: ignore[arg-type]
+            parse_float=context.parse_float,
             parse_int=context.parse_int,
             parse_constant=context.parse_constant,
-        ).scan_once
+        )
+        return decoder.scan_once
 
     def encode(value: Any, default: Callable[[Any], Any], ascii_only: bool) -> str:
         return json.dumps(

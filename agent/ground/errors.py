@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class AgentError(Exception):
-    """A failure with a stable `code`, the process's `exit_code` for it, and `facts` for machines."""
+    """A failure with a stable `code`, the `exit_code` for it, and `facts` for machines."""
 
     code = "FAILED"
     exit_code = 1

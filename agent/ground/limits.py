@@ -1,4 +1,4 @@
-"""Every bound of the agent with its unit and its reason; profiles hold those that differ by device."""
+"""Every bound with its unit and its reason; profiles hold those that differ by device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUICK_CHECK_BYTES_PER_S = 2_000_000
 # Unsettled digests held in memory at once (32 bytes each): above it the records are walked again.
 UNSETTLED_DIGESTS_MAX = 16384
 
-# SQLite's pending byte, and the 512 bytes from it that every SQLite lock lies in (docs: file format).
+# SQLite's pending byte, and the 512 bytes from it that hold every SQLite lock.
 LOCK_OFFSET = 0x40000000
 LOCK_BYTES = 512
 

@@ -1,4 +1,4 @@
-"""Looking at the flash: the facts that core/decide judges, gathered on a locked, recovered pos.db."""
+"""Looking at the flash: the facts for core/decide, gathered on a locked and recovered pos.db."""
 
 from __future__ import annotations
 

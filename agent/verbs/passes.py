@@ -27,7 +27,7 @@ BATCH_ROWS_MIN = 16
 
 
 class Cursor:
-    """How far the passes are: `number` of the pass, the last row done in it, records done in all."""
+    """How far the passes are: the pass's `number`, its last row done, records done in all."""
 
     __slots__ = ("after", "done", "number")
 

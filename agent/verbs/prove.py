@@ -126,12 +126,13 @@ class Proof:
         ).fetchone()
         if row is None:
             raise ValidationError(f"unsettled record {name}/{shown(key)} would be lost")
-        if row[0] != expected:
-            # Another way of running the same steps may write the same value in other bytes.
-            if type(row[0]) is not str or not same_value(decode(row[0]), decode(expected)):
-                raise ValidationError(
-                    f"unsettled record {name}/{shown(key)} is not what the plan makes of it"
-                )
+        # Another way of running the same steps may write the same value in other bytes.
+        if row[0] != expected and (
+            type(row[0]) is not str or not same_value(decode(row[0]), decode(expected))
+        ):
+            raise ValidationError(
+                f"unsettled record {name}/{shown(key)} is not what the plan makes of it"
+            )
         outside = undeclared_change(decode(text), decode(row[0]), fields) if changed else None
         if outside is not None:
             raise ValidationError(

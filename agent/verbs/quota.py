@@ -126,8 +126,8 @@ def check_place(places: Places, unproven_allowed: bool) -> None:
     found = os.stat(places.pos)
     if found.st_nlink > 1:
         raise ConfigError(
-            f"{places.pos} has {found.st_nlink} names (hard links); a switch would leave the others "
-            "on the old data; remove them"
+            f"{places.pos} has {found.st_nlink} names (hard links); a switch would leave the "
+            "others on the old data; remove them"
         )
     kind, _, mounted = file_system_of(places.pos)
     if mounted:

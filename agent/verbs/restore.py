@@ -15,8 +15,9 @@ from agent.verbs import backup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from sqlite3 import Connection
-    from typing import Any, Iterable
+    from typing import Any
 
     from agent.verbs.backup import BackupInfo
     from agent.verbs.survey import Survey

@@ -16,8 +16,9 @@ from agent.ground.limits import UNSETTLED_DIGESTS_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from sqlite3 import Connection
-    from typing import Any, Callable, Iterator
+    from typing import Any, Callable
 
 ROWS_PER_MARK = 2000
 

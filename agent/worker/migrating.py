@@ -1,0 +1,223 @@
+"""A migration, from the checks to the switch, in the order it happens."""
+
+from __future__ import annotations
+
+import os
+
+from agent.core import decide, states
+from agent.core.terminal import RunRow
+from agent.edges import database, flash
+from agent.ground.errors import AgentError, BackupCorrupt, SchemaTooNew, Unsettled
+from agent.verbs import backup, build, passes, prove, quota, survey, switch
+from agent.worker.keeping import Keeping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+    from typing import Any
+
+    from agent.core.plan import Pass, Plan
+    from agent.core.stores import Contract
+    from agent.verbs.look import Looked
+
+
+class Migrating(Keeping):
+    """Brings pos.db to the installed version, or leaves it as it was."""
+
+    def do(self) -> dict[str, Any]:
+        """Migrate what is pending; commit an earlier switch when its time has come."""
+        looked, row = self._settle_flash()
+        return self._migrate(looked, row)
+
+    def _migrate(self, looked: Looked, row: decide.Row) -> dict[str, Any]:
+        facts = looked.facts
+        if row.action == decide.TOO_NEW:
+            raise SchemaTooNew(
+                f"pos.db has schema {facts.version} and the installed migrations end at "
+                f"{facts.target}; install the software that belongs to this data",
+                version=facts.version,
+                target=facts.target,
+            )
+        if row.action == decide.GIVEN_UP:
+            raise AgentError(
+                f"the plan {facts.version} -> {facts.target} was given up "
+                f"({self.job.given_up[looked.plan]}); the old data stays in use; "
+                "`posagent migrate` tries again",
+                cause="GIVEN_UP",
+                plan=looked.plan,
+            )
+        if row.action == decide.IDLE:
+            return self._nothing_to_do(looked)
+        assert facts.version is not None
+        plan = self.files.load(facts.version)
+        contract = self.files.contracts.at(facts.version)
+        quota.check_place(self.places, self.profile.unproven_filesystem)
+        self.source = database.open_source(self.places.pos, self.profile.page_cache_bytes)
+        survey.check_stores(self.source, contract)
+        build.check_writable(self.source, plan.stores())
+        if row.action == decide.RESUME and looked.next_row is not None:
+            run_row = looked.next_row
+            links = quota.probe(self.places)
+        else:
+            run_row, links = self._prepare(looked, plan, contract)
+        self._run_batches(plan, run_row)
+        before = run_row.before
+        self._prove(plan, before, contract, run_row)
+        return self._switch(run_row, links)
+
+    def _prepare(self, looked: Looked, plan: Plan, contract: Contract) -> tuple[RunRow, bool]:
+        """Checks, survey, backup and copy; ends with a successor that carries its run row."""
+        places, profile = self.places, self.profile
+        size = os.stat(places.pos).st_size
+        quota.check_size(size, profile)
+        left_out = self._make_room(size, looked)
+        links = quota.probe(places)
+        found = self._survey(contract, plan.stores(), size)
+        tally = found.tally.as_json()
+        if profile.unsettled_guard == "refuse" and any(tally["unsettled_records"].values()):
+            raise Unsettled(
+                "there are unsettled sales and this terminal's profile says to settle first",
+                **found.tally.unsettled_summary(),
+            )
+        now, trusted = self._now(found, looked)
+        device_id = self._device_id(contract)
+        kept = self._reusable_backup(looked, plan)
+        self.desk.enter(states.BUILDING if kept else states.BACKING_UP, size)
+        self.may_drop_next = True
+        fd = build.create_next(places)
+        try:
+            if kept is None:
+                path = self._start_backup(looked.header, found, contract, now, trusted, left_out)
+            source = build.copy_source(places, fd, self.writer, self.desk.marker("pos.db"))
+            if self.writer is not None:
+                self.writer.finish(*source)
+                self.writer = None
+                kept = backup.keep(path, self.desk.marker("backup"))
+            self.desk.enter(states.BUILDING, size)
+            self.desk.allow(size)
+            build.settle_copy(places, fd)
+        finally:
+            os.close(fd)
+        build.compare_copy(places, self.desk.marker("copy"))
+        assert kept is not None
+        self._prune_backups(kept.path)
+        run_row = RunRow(
+            kind="migrate",
+            run=self.job.run,
+            source_size=source[0],
+            source_sha256=source[1],
+            plan=plan.digest,
+            from_version=plan.from_version,
+            to_version=plan.to_version,
+            now=now,
+            clock_trusted=trusted,
+            device_id=device_id,
+            before=tally,
+            counters=found.counters,
+            backup={"name": os.path.basename(kept.path), "sha256": kept.sha256},
+            wal=looked.header.wal_mode,
+            app_reads=list(self.files.contracts.app_reads),
+            state="open",
+        )
+        self.successor = self._open_successor()
+        build.start_run(self.successor, run_row, plan.stores())
+        return run_row, links
+
+    def _make_room(self, size: int, looked: Looked) -> bytearray:
+        """See that everything fits before anything is written; an older way back goes first."""
+        places, profile = self.places, self.profile
+        try:
+            flash.make_folder(places.backups)
+            backup.remove_unfinished(places.backups)
+        except OSError as error:
+            raise flash.refused(error, f"preparing {places.backups}") from error
+        self._prune_backups("")
+        left_out = backup.free_leaf_pages(places.pos)
+        bound = backup.bound_bytes(places.pos, profile.backup_level, left_out, 0)
+        need = quota.need_for(size, bound, profile)
+        if quota.shortage(places, need)[0] and looked.facts.prev == "ours":
+            switch.drop_prev(places)
+        quota.check_space(places, need)
+        return left_out
+
+    def _reusable_backup(self, looked: Looked, plan: Plan) -> backup.BackupInfo | None:
+        """The backup that an earlier attempt of this plan took of this very source, if whole."""
+        mark = self.desk.marker("")
+        for _, _, path in reversed(backup.backup_files(self.places.backups)):
+            try:
+                info = backup.read_info(path)
+                if info.header.get("plan") != plan.digest:
+                    continue
+                source = info.end["source"]
+                if (source["size"], source["sha256"]) == looked.identity(self.places, mark):
+                    return backup.verify(path, mark)
+            except (BackupCorrupt, AgentError):
+                continue
+        return None
+
+    def _open_successor(self) -> Connection:
+        size = os.stat(self.places.pos).st_size
+        return database.open_successor(
+            self.places.next,
+            self.profile.page_cache_bytes,
+            self.profile.journal_bytes_max,
+            quota.need_for(size, 0, self.profile).successor,
+        )
+
+    def _run_batches(self, plan: Plan, run_row: RunRow) -> None:
+        if run_row.state == "sealed":
+            return  # an attempt was cut between its last commit and the switch: prove it again
+        if self.successor is None:
+            self.may_drop_next = True
+            self.successor = self._open_successor()
+        counts = run_row.before["records"]
+        total = sum(counts.get(p.store, 0) for p in plan.passes if p.kind == "walk")
+        self.desk.enter(states.MIGRATING, total)
+        self.desk.tell(came_as_far_as=passes.read_cursor(self.successor).done)
+
+        def on_batch(a_pass: Pass, cursor: passes.Cursor) -> None:
+            self.desk.mark(a_pass.store, cursor.done)
+
+        contexts = plan.contexts(run_row.now, run_row.device_id)
+        passes.run_passes(self.successor, plan, contexts, self.profile, on_batch)
+        self.desk.allow(os.stat(self.places.next).st_size)
+        build.end_run(self.successor, self.places, run_row, self.files.checksums[: plan.to_version])
+        self.successor = None
+
+    def _prove(
+        self, plan: Plan, before: dict[str, Any], contract: Contract, run_row: RunRow
+    ) -> None:
+        assert self.source is not None
+        total = sum(before["records"].values())
+        self.desk.enter(states.PROVING, total)
+        self.desk.allow(os.stat(self.places.next).st_size)
+        build.forget_pages(self.places.pos)
+        build.sync_file(self.places.next)
+        new = database.open_source(self.places.next, self.profile.page_cache_bytes)
+        try:
+            prove.prove_migration(
+                self.source,
+                new,
+                plan,
+                before,
+                (contract, self.files.contracts.at(plan.to_version)),
+                plan.contexts(run_row.now, run_row.device_id),
+                passes.moves_of(self.source, plan),
+                self.desk.mark,
+            )
+        finally:
+            new.close()
+        self.source.close()
+        self.source = None
+
+    def _nothing_to_do(self, looked: Looked) -> dict[str, Any]:
+        facts = looked.facts
+        foreign = not facts.sealed_here and facts.version != 0 and looked.row is None
+        return {
+            "verdict": "NOT_REQUIRED",
+            "from_version": facts.version,
+            "to_version": facts.version,
+            "written_by_others": foreign,
+            "foreign_previous": facts.prev == "foreign",
+            "previous_kept": facts.prev == "ours",
+        }

@@ -1,0 +1,212 @@
+"""A restore: a backup becomes the successor, once what it would lose was consented to."""
+
+from __future__ import annotations
+
+import os
+
+from agent.core import states
+from agent.core.terminal import RunRow
+from agent.edges import clock, database, flash
+from agent.ground.errors import AgentError, SchemaTooNew, Unsettled
+from agent.verbs import backup, build, quota, restore, survey
+from agent.worker.keeping import Keeping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agent.verbs.look import Looked
+    from agent.verbs.survey import Survey
+
+
+class Restoring(Keeping):
+    """Replaces pos.db by a backup."""
+
+    def do(self) -> dict[str, Any]:
+        """Restore over data that can be read, and so be counted."""
+        looked, _ = self._settle_flash()
+        return self._restore(looked)
+
+    def _restore(self, looked: Looked) -> dict[str, Any]:
+        """Replace pos.db by a backup, having counted what that would lose."""
+        info = self._backup_to_restore()
+        places, contracts = self.places, self.files.contracts
+        version = looked.header.user_version
+        contract = contracts.at(min(version, self.files.head))
+        quota.check_place(places, self.profile.unproven_filesystem)
+        self.source = database.open_source(places.pos, self.profile.page_cache_bytes)
+        survey.check_stores(self.source, contract)
+        size = os.stat(places.pos).st_size
+        found = self._survey(contract, set(), size)
+        lost = restore.losses(
+            survey.unsettled_digests(self.source, contract, found, self.desk.mark),
+            backup.unsettled_entries(info.path),
+        )
+        check_consent(lost, self.job.discard)
+        quota.check_space(places, self._restore_need(info, size))
+        links = quota.probe(places)
+        present = self._whole_backup(looked.header, contract, size)
+        row = self._restored_row(looked, info, present, found)
+        counters = restore.highest(contract, found.counters, info.header.get("counters", {}))
+        lifted = self._build_restored(info, row, counters)
+        result = self._switch(row, links)
+        result.update(restored=restore.summary_of(info), discarded=lost, counters_lifted=lifted)
+        return result
+
+    def _backup_to_restore(self) -> backup.BackupInfo:
+        info = backup.verify(self.job.restore_from, self.desk.marker("backup"))
+        if info.schema_version > self.files.head:
+            raise SchemaTooNew(
+                f"the backup has schema {info.schema_version} and the installed migrations end at "
+                f"{self.files.head}; install the software that belongs to it"
+            )
+        return info
+
+    def _restore_need(self, info: backup.BackupInfo, size: int) -> quota.Need:
+        bound = 0
+        if size:
+            left_out = backup.free_leaf_pages(self.places.pos)
+            bound = backup.bound_bytes(self.places.pos, self.profile.backup_level, left_out, 0)
+        need = quota.need_for(size, bound, self.profile)
+        need.successor = info.header["image_bytes"] + quota.GROWTH_BYTES_MIN
+        return need
+
+    def _restored_row(
+        self,
+        looked: Looked,
+        info: backup.BackupInfo,
+        present: backup.BackupInfo,
+        found: Survey,
+    ) -> RunRow:
+        now, trusted = self._now(found, looked)
+        source = present.end["source"]
+        return RunRow(
+            kind="restore",
+            run=self.job.run,
+            source_size=source["size"],
+            source_sha256=source["sha256"],
+            plan="",
+            from_version=looked.header.user_version,
+            to_version=info.schema_version,
+            now=now,
+            clock_trusted=trusted,
+            device_id=str(info.header["device_id"]),
+            before=info.header["tally"],
+            counters=found.counters,
+            backup={"name": os.path.basename(present.path), "sha256": present.sha256},
+            wal=looked.header.wal_mode,
+            app_reads=list(self.files.contracts.app_reads),
+            state="open",
+        )
+
+    def _build_restored(
+        self, info: backup.BackupInfo, row: RunRow, counters: dict[str, int]
+    ) -> dict[str, list[int]]:
+        """Write the image, read it back, lift the counters, prove it. Answers what was lifted."""
+        places = self.places
+        self.desk.enter(states.BUILDING, info.header["image_bytes"])
+        self.may_drop_next = True
+        fd = build.create_next(places)
+        try:
+            backup.write_image(info.path, fd, self.desk.marker("image"))
+            self.desk.allow(info.header["image_bytes"])
+            build.settle_copy(places, fd)
+        finally:
+            os.close(fd)
+        image = flash.digest_file(places.next, self.desk.marker("copy"))
+        if image != (info.header["image_bytes"], info.end["image_sha256"]):
+            raise AgentError("flash gave back other bytes than the backup's image")
+        contract = self.files.contracts.at(info.schema_version)
+        self.successor = database.open_successor(
+            places.next,
+            self.profile.page_cache_bytes,
+            self.profile.journal_bytes_max,
+            info.header["image_bytes"] + quota.GROWTH_BYTES_MIN,
+        )
+        build.start_run(self.successor, row, {c.store for c in contract.counters})
+        lifted = restore.lift_counters(self.successor, contract, counters)
+        self.desk.enter(states.PROVING, sum(row.before["records"].values()))
+        build.end_run(self.successor, places, row, None)
+        self.successor = None
+        new = database.open_source(places.next, self.profile.page_cache_bytes)
+        try:
+            found = survey.survey(
+                new,
+                contract,
+                set(),
+                self.profile.record_bytes_max,
+                self.profile.record_depth_max,
+                self.desk.mark,
+            )
+            self.desk.allow(info.header["image_bytes"])
+            digests = survey.unsettled_digests(new, contract, found, self.desk.mark)
+            restore.prove_restored(new, info, found, digests)
+        finally:
+            new.close()
+        return lifted
+
+    def do_unread(self) -> dict[str, Any]:
+        """Restore over a pos.db that cannot be read; the damaged file keeps a name."""
+        places = self.places
+        info = self._backup_to_restore()
+        quota.check_space(places, self._restore_need(info, 0))
+        kept = self._keep_damaged()
+        size, digest = flash.digest_file(places.pos, self.desk.marker("damaged"))
+        now, trusted = clock.frozen_now(int(info.header["made_ms"]), clock.wall_ms())
+        row = RunRow(
+            kind="restore",
+            run=self.job.run,
+            source_size=size,
+            source_sha256=digest,
+            plan="",
+            from_version=0,
+            to_version=info.schema_version,
+            now=now,
+            clock_trusted=trusted,
+            device_id=str(info.header["device_id"]),
+            before=info.header["tally"],
+            counters={},
+            backup=None,
+            wal=False,
+            app_reads=list(self.files.contracts.app_reads),
+            state="open",
+        )
+        lifted = self._build_restored(info, row, info.header.get("counters", {}))
+        result = self._switch(row, False)
+        result.update(
+            restored=restore.summary_of(info),
+            discarded="unknown",
+            counters_lifted=lifted,
+            damaged_file=kept,
+        )
+        return result
+
+    def _keep_damaged(self) -> str:
+        """Give the damaged file, and what lies beside it, a second and lasting name."""
+        places = self.places
+        number = 1
+        while os.path.lexists(f"{places.pos}.damaged-{number}"):
+            number += 1
+        kept = f"{places.pos}.damaged-{number}"
+        for suffix in database.SIDE_FILES:
+            if os.path.lexists(places.pos + suffix):
+                os.rename(places.pos + suffix, kept + suffix)
+        os.link(places.pos, kept)
+        flash.sync_folder(places.folder)
+        return kept
+
+
+def check_consent(lost: dict[str, int], discard: Any) -> None:
+    """Raise Unsettled unless nothing is lost or exactly these counts were consented to."""
+    if not any(lost.values()) and discard is None:
+        return
+    if discard == lost:
+        return
+    typed = ",".join(f"{word}={count}" for word, count in lost.items() if count)
+    if discard is not None and not typed:
+        raise Unsettled("nothing would be discarded; leave --discard away", **lost)
+    raise Unsettled(
+        f"the restore would lose {lost['newer']} newer unsettled records, set {lost['changed']} "
+        f"back and revive {lost['gone']} that were settled since; with consent: --discard {typed}",
+        **lost,
+    )

@@ -1,0 +1,117 @@
+"""Starts a job in the worker: recovers pos.db, runs the job, tells its end."""
+
+from __future__ import annotations
+
+import os
+
+from agent.core import decide, states
+from agent.core.decide import OnFlash
+from agent.core.terminal import Places
+from agent.edges import database, process
+from agent.ground.errors import AgentError, NeedsTechnician
+from agent.verbs import restore, survey, switch
+from agent.verbs.oldfile import hold_old_file
+from agent.worker.keeping import Keeping
+from agent.worker.migrating import Migrating
+from agent.worker.restoring import Restoring
+from agent.worker.run import Run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agent.verbs.desk import Desk
+    from agent.worker.job import Job
+
+
+class BackingUp(Keeping):
+    """A backup on request."""
+
+    def do(self) -> dict[str, Any]:
+        """Take it."""
+        looked, _ = self._settle_flash()
+        version = min(looked.header.user_version, self.files.head)
+        contract = self.files.contracts.at(version)
+        self.plan_digest = ""
+        self.source = database.open_source(self.places.pos, self.profile.page_cache_bytes)
+        survey.check_stores(self.source, contract)
+        size = os.stat(self.places.pos).st_size
+        info = self._whole_backup(looked.header, contract, size)
+        return {"verdict": "OK", "backup": restore.summary_of(info), "version": version}
+
+
+class Committing(Run):
+    """Giving up the way back, on request."""
+
+    def do(self) -> dict[str, Any]:
+        """Delete `.prev` if it is ours."""
+        looked, _ = self._settle_flash()
+        prev = looked.facts.prev
+        if prev == "ours":
+            switch.drop_prev(self.places)
+        return {
+            "verdict": "OK" if prev == "ours" else "NOT_REQUIRED",
+            "committed": prev == "ours",
+            "foreign_previous": prev == "foreign",
+            "version": looked.facts.version,
+        }
+
+
+_KINDS: dict[str, type[Run]] = {
+    "migrate": Migrating,
+    "restore": Restoring,
+    "backup": BackingUp,
+    "commit": Committing,
+}
+
+
+def work(job: Job, desk: Desk) -> None:
+    """Do the job and tell its end. AgentErrors are told; anything else ends the process."""
+    desk.enter(states.CHECKING)
+    run: Run | None = None
+    try:
+        run = _KINDS[job.kind](job, desk)
+        result = _on_recovered(run, job)
+    except AgentError as error:
+        if run is not None:
+            try:
+                run.leave()
+            except (AgentError, OSError):
+                pass  # what is left behind is a successor, which the next boot deletes
+        held = isinstance(error, NeedsTechnician)
+        desk.enter(states.HELD if held else states.FAILED)
+        desk.tell(error=error.as_json())
+        return
+    late = bool(result.get("late_holders"))
+    if late:
+        process.let_go()
+    desk.enter(states.HELD if late else states.DONE)
+    desk.tell(result=result)
+    if late and job.lock is not None:
+        hold_old_file(job.lock, desk)
+
+
+def _on_recovered(run: Run, job: Job) -> dict[str, Any]:
+    try:
+        database.recover(job.places.pos)
+    except NeedsTechnician:
+        if isinstance(run, Restoring) and job.discard == "unknown":
+            return run.do_unread()
+        raise
+    return run.do()
+
+
+def missing(places: Places) -> AgentError:
+    """What to say when there is no pos.db at all; nothing is ever created in its place."""
+    left = [p for p in (places.prev, places.next) if os.path.lexists(p)]
+    if left:
+        row = decide.decide(OnFlash(None, 0))
+        return NeedsTechnician(
+            f"{places.pos} is missing and {', '.join(left)} is there: {row.done}; a technician "
+            "must look at this terminal",
+            cause="MISSING",
+        )
+    return NeedsTechnician(
+        f"{places.pos} is missing; install the application's data or restore a backup",
+        cause="MISSING",
+    )
