@@ -31,6 +31,13 @@ def main(arguments: list[str]) -> int:
         from agent.cli.output import show_error
 
         return show_error(error, "--json" in arguments)
+    except KeyboardInterrupt:
+        sys.stderr.write("posagent: interrupted; the next start goes on from here\n")
+        return 3
+    except Exception as error:
+        from agent.cli.output import show_fault
+
+        return show_fault(error, "--json" in arguments)
 
 
 def console() -> None:

@@ -67,6 +67,9 @@ class Supervisor:
         self.lock: FileLock | None = None
         self.files: MigrationFiles | None = None
         self._flock = -1
+        # What the worker told of a switch reached during this call, or None.
+        self.switched: dict[str, Any] | None = None
+        self._gave_up = False
 
     def run(self, job: Job) -> dict[str, Any]:
         """Do a job and answer its result: `verdict`, `app_may_start`, and `error` when it failed.
@@ -158,6 +161,8 @@ class Supervisor:
 
     async def _attempts(self, job: Job) -> dict[str, Any]:
         """Fork workers until one ends by itself or the plan has used up its attempts."""
+        deaths = 0
+        death: AgentError | None = None
         while True:
             plan = self._pending_plan(job)
             if plan and job.asked:
@@ -180,14 +185,41 @@ class Supervisor:
             if attempt:
                 self.diary.end_attempt(attempt, watch.place, watch.ended, watch.why)
             if watch.result is not None:
-                return watch.result
+                if death is not None and self.switched is None:
+                    return _failed(death)
+                return self._with_switch(watch.result)
             if watch.error is not None:
                 if attempt and watch.ended == "failed" and self._spent(plan):
                     self._give_up(plan, self._spent(plan))
                 return _failed(watch.error)
             if not attempt:
-                return _failed(watch.death())
+                deaths += 1
+                if deaths >= limits.ATTEMPTS_WITHOUT_PROGRESS_MAX:
+                    return self._with_switch(_failed(watch.death()))
+                if job.kind != "migrate":
+                    # What a person asked for is not begun again unasked; but whether the switch
+                    # was reached must be known before anything is claimed.
+                    death, job.kind = watch.death(), "settle"
             self.progress.note(f"the worker ended: {watch.why}; looking at the flash again")
+
+    def _with_switch(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The result of a run whose switch was reached, whoever died after it: it is done."""
+        said = self.switched
+        if said is None or (result["verdict"] == "OK" and "run" in result):
+            return result
+        return dict(
+            result,
+            verdict="OK",
+            error=None,
+            run=said["run"],
+            from_version=said["from_version"],
+            to_version=said["to_version"],
+            timestamp=said["at_ms"],
+            clock_trusted=said["clock_trusted"],
+            records=sum(said["before"]["records"].values()),
+            unsettled=sum(said["before"]["unsettled_records"].values()),
+            backup=said["backup"],
+        )
 
     def _pending_plan(self, job: Job) -> str:
         """The digest of the plan that a migration would run, from headers and names alone."""
@@ -226,14 +258,13 @@ class Supervisor:
         last = self.diary.last_message(plan)
         drop_next(self.places)
         self.diary.give_up(plan, why)
-        error: AgentError
+        self._gave_up = True
         text = (
             f"the upgrade was given up: {why} ({last}); the old data stays in use; correct the "
             "cause, then `posagent migrate`"
         )
         kind = TimedOut if "deadline" in last or "memory" in last else AgentError
-        error = kind(text, cause="GIVEN_UP", plan=plan)
-        return _failed(error)
+        return _failed(kind(text, cause="GIVEN_UP", plan=plan))
 
     async def _one_attempt(self, job: Job) -> _Watch:
         keep = () if self.lock is None else (self.lock.fd,)
@@ -258,7 +289,11 @@ class Supervisor:
     def _conclude(self, job: Job, result: dict[str, Any]) -> None:
         """Write a failure into history, judge whether the application may start, tell everyone."""
         error = result.get("error")
-        if error is not None and error["code"] not in _REFUSALS and job.kind == "migrate":
+        if error is None:
+            result.pop("error", None)
+        elif error["code"] not in _REFUSALS and (
+            self._gave_up or error.get("facts", {}).get("cause") != "GIVEN_UP"
+        ):
             self._write_failure(job, result)
         self._judge_start(result)
         try:
@@ -289,8 +324,6 @@ class Supervisor:
             "clock_trusted": 0,
             "boot_id": self.boot_id,
         }
-        if error.get("facts", {}).get("cause") == "GIVEN_UP" and not job.run:
-            return
         try:
             self.diary.write_history([row])
         except AgentError as failure:
@@ -313,6 +346,7 @@ class Supervisor:
         rows = [dict(shared, version=int(name[:4]), name=name[:-3]) for name in said["names"]] or [
             shared
         ]
+        self.switched = said
         if not self.diary.knows_run(said["run"]):
             self.diary.write_history(rows)
         if said["hold"]:
@@ -453,7 +487,10 @@ class _Watch:
             self.holding = bool(self.result.get("late_holders"))
         elif "error" in said:
             self.error = revive(said["error"])
-            self.ended = "refused" if self.error.code in _REFUSALS else "failed"
+            # A refusal before anything was written says nothing about the plan; one that comes
+            # after a backup and a copy wears the flash and counts like any other failure.
+            early = self.place < _place(states.BACKING_UP, 0)
+            self.ended = "refused" if early and self.error.code in _REFUSALS else "failed"
             self.why = self.error.message
         elif "crash" in said:
             self.why = said["crash"]

@@ -35,3 +35,15 @@ def show_error(error: AgentError, as_json: bool) -> int:
     else:
         sys.stderr.write(f"posagent: {error.code}: {error.message}\n")
     return error.exit_code
+
+
+def show_fault(error: Exception, as_json: bool) -> int:
+    """A fault of the agent itself: where and of what kind, without values of any record."""
+    from agent.ground.errors import InternalError
+
+    where, trace = "", error.__traceback__
+    while trace is not None:
+        where = f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    text = f"a fault of the agent: {type(error).__name__} at {where}; report it"
+    return show_error(InternalError(text), as_json)

@@ -41,6 +41,8 @@ MOVES = {
     # Backup and copy share one read of the source.
     (BACKING_UP, BUILDING): "the backup was read back from flash",
     (BUILDING, MIGRATING): "the copy was read back and its run row is in",
+    (BUILDING, PROVING): "a restore has no batches: the image was read back and its row is in",
+    (BACKING_UP, DONE): "a backup was all that was asked for",
     (MIGRATING, PROVING): "the last batch is committed",
     (PROVING, SWITCHING): "the successor equals what the plan makes of the original",
     (SWITCHING, DONE): "the rename is durable",

@@ -37,11 +37,14 @@ def settle_old_file(lock: FileLock | None, deadline_ms: int, desk: Desk) -> list
     if lock is None:
         return []
     give_up_at = clock.steady_ms() + deadline_ms
+    told: list[str] = []
     while True:
         names = late_holders(lock)
         if not names or clock.steady_ms() >= give_up_at:
             return names
-        desk.tell(waiting_for=names)
+        if names != told:
+            desk.tell(waiting_for=names, allow_ms=deadline_ms)
+            told = names
         time.sleep(RETRY_INTERVAL_MS / 1000)
 
 

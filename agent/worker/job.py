@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Job:
     """What a worker is asked to do, made by the supervisor before the fork.
 
-    `kind` is "migrate", "restore", "backup" or "commit"; `asked` tells that a person asked for it,
-    which lifts a plan's being given up.
+    `kind` is "migrate", "restore", "backup", "commit" or "settle"; `asked` tells that a person
+    asked for it, which lifts a plan's being given up.
     """
 
     __slots__ = (

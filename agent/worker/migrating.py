@@ -55,8 +55,9 @@ class Migrating(Keeping):
         self.source = database.open_source(self.places.pos, self.profile.page_cache_bytes)
         survey.check_stores(self.source, contract)
         build.check_writable(self.source, plan.stores())
-        if row.action == decide.RESUME and looked.next_row is not None:
-            run_row = looked.next_row
+        run_row = looked.next_row
+        if row.action == decide.RESUME and run_row is not None and self._backup_holds(run_row):
+            self.may_drop_next = True
             links = quota.probe(self.places)
         else:
             run_row, links = self._prepare(looked, plan, contract)
@@ -122,6 +123,15 @@ class Migrating(Keeping):
         self.successor = self._open_successor()
         build.start_run(self.successor, run_row, plan.stores())
         return run_row, links
+
+    def _backup_holds(self, run_row: RunRow) -> bool:
+        """Whether the backup that the successor relies on still reads back whole."""
+        known = run_row.backup or {}
+        path = os.path.join(self.places.backups, str(known.get("name")))
+        try:
+            return backup.verify(path, self.desk.marker("backup")).sha256 == known.get("sha256")
+        except AgentError:
+            return False
 
     def _make_room(self, size: int, looked: Looked) -> bytearray:
         """See that everything fits before anything is written; an older way back goes first."""

@@ -57,11 +57,21 @@ class Committing(Run):
         }
 
 
+class Settling(Run):
+    """Only the look and the tidying, after a worker died whose job is not begun again."""
+
+    def do(self) -> dict[str, Any]:
+        """Whether a switch was reached is told on the way, by the row in pos.db."""
+        looked, _ = self._settle_flash()
+        return {"verdict": "INTERRUPTED", "version": looked.facts.version}
+
+
 _KINDS: dict[str, type[Run]] = {
     "migrate": Migrating,
     "restore": Restoring,
     "backup": BackingUp,
     "commit": Committing,
+    "settle": Settling,
 }
 
 
@@ -92,8 +102,11 @@ def work(job: Job, desk: Desk) -> None:
 
 
 def _on_recovered(run: Run, job: Job) -> dict[str, Any]:
+    pos = job.places.pos
+    sizes = [os.stat(p).st_size for p in (pos, pos + "-wal") if os.path.exists(p)]
+    run.desk.allow(sum(sizes))  # SQLite gives no mark while it recovers
     try:
-        database.recover(job.places.pos)
+        database.recover(pos)
     except NeedsTechnician:
         if isinstance(run, Restoring) and job.discard == "unknown":
             return run.do_unread()
