@@ -15,7 +15,7 @@ from agent.core import decide, states
 from agent.core.terminal import Places
 from agent.edges import clock, database, flash, holders, process
 from agent.edges.filelock import FileLock, try_lock
-from agent.edges.migration_files import MigrationFiles
+from agent.edges.migration_files import MigrationFiles, read_contracts
 from agent.edges.state import Diary
 from agent.edges.watchdog import Notifier, Watchdog
 from agent.ground import limits
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 # Refusals: nothing was done, so they say nothing about the plan and are not counted.
 _REFUSALS = ("BUSY", "STORAGE_ERROR", "CONFIG", "SCHEMA_TOO_NEW", "HELD", "UNSETTLED", "USAGE")
+# Refusals that a technician will ask about later; the same one is noted once, not at every boot.
+_NOTED = ("STORAGE_ERROR", "UNSETTLED")
 MEMORY_LOOK_MS = 200
 
 
@@ -91,9 +93,9 @@ class Supervisor:
             await self._lock_pos_db(job)
             result = await self._attempts(job)
         except AgentError as error:
-            result = _failed(error)
+            result = self._with_switch(_failed(error))
         except OSError as error:
-            result = _failed(flash.refused(error, "preparing the run"))
+            result = self._with_switch(_failed(flash.refused(error, "the supervisor was at work")))
         finally:
             if self.lock is not None:
                 self.lock.close()
@@ -291,7 +293,7 @@ class Supervisor:
         error = result.get("error")
         if error is None:
             result.pop("error", None)
-        elif error["code"] not in _REFUSALS and (
+        elif (error["code"] not in _REFUSALS or error["code"] in _NOTED) and (
             self._gave_up or error.get("facts", {}).get("cause") != "GIVEN_UP"
         ):
             self._write_failure(job, result)
@@ -309,7 +311,10 @@ class Supervisor:
 
     def _write_failure(self, job: Job, result: dict[str, Any]) -> None:
         error = result["error"]
-        header = database.read_header(self.places.pos)
+        try:
+            header = database.read_header(self.places.pos)
+        except OSError:
+            header = None
         version = header.user_version if header is not None else None
         row = {
             "run": job.run or self._new_run(),
@@ -325,7 +330,10 @@ class Supervisor:
             "boot_id": self.boot_id,
         }
         try:
-            self.diary.write_history([row])
+            last = self.diary.history(1) if error["code"] in _NOTED else []
+            same = ("kind", "code", "from_version", "to_version")
+            if not any(all(entry[name] == row[name] for name in same) for entry in last):
+                self.diary.write_history([row])
         except AgentError as failure:
             result["diary"] = failure.as_json()
 
@@ -383,11 +391,11 @@ class Supervisor:
         if header is None:
             return False, "pos.db is no SQLite file"
         try:
-            files = self.files or MigrationFiles(self.config.migrations_dir)
-        except MigrationsRejected as failure:
+            contracts = read_contracts(self.config.migrations_dir)
+        except AgentError as failure:
             return False, f"which schema the application reads is not known: {failure.message}"
-        if not files.contracts.application_reads(header.user_version):
-            low, high = files.contracts.app_reads
+        if not contracts.application_reads(header.user_version):
+            low, high = contracts.app_reads
             return False, (
                 f"pos.db has schema {header.user_version} and the application reads {low} to {high}"
             )
@@ -496,6 +504,12 @@ class _Watch:
             self.why = said["crash"]
             self.error = InternalError(f"a fault of the agent: {said['crash']}")
             self.ended = "failed"
+        elif "odd" in said:
+            store, key, reason = said["first"]
+            self.owner.progress.note(
+                f"{said['odd']} records outside the plan cannot be read, the first is "
+                f"{store}/{key}: {reason}"
+            )
         elif "found" in said:
             self.owner.progress.note(f"found: {said['text']}")
 

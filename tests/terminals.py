@@ -99,3 +99,39 @@ def new_terminal(root: Path, **recipe: Any) -> Terminal:
     terminal = Terminal(root)
     terminal.device_id = summary.device_id
     return terminal
+
+
+class Gate:
+    """Stops a run in its last pending migration, between two records, until the test opens it.
+
+    The migration waits on a pipe with a name, so nothing here guesses how long anything takes.
+    """
+
+    def __init__(self, terminal: Terminal) -> None:
+        folder = terminal.own_migrations()
+        version = len(list(folder.glob("[0-9]*.py"))) + 1
+        self.path = terminal.root / f"gate-{version}"
+        os.mkfifo(self.path)
+        (folder / f"{version:04d}_waits_at_the_gate.py").write_text(
+            "import os\n"
+            "from agent.core.migration import KEEP, each\n"
+            "def up(record, context):\n"
+            f"    if os.path.exists({str(self.path)!r}):\n"
+            f"        open({str(self.path)!r}).read()\n"
+            "    return KEEP\n"
+            f"VERSION, NAME = {version}, 'waits at the gate'\n"
+            "STEPS = [each('balances', up, fields=['gate'])]\n"
+        )
+        document = json.loads((folder / "stores.json").read_text())
+        document["app_reads"] = [0, version]
+        (folder / "stores.json").write_text(json.dumps(document))
+        self._way_in = -1
+
+    def wait(self) -> None:
+        """Return once the run stands at the gate."""
+        self._way_in = os.open(self.path, os.O_WRONLY)
+        os.unlink(self.path)
+
+    def open(self) -> None:
+        """Let the run go on; nothing waits here a second time."""
+        os.close(self._way_in)

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 _MISSING = object()
 
 
+class StepFault(ValueError):
+    """Why a step cannot be done, in words that hold nothing of the record."""
+
+
+
 def _filled(value: Any, context: Context) -> Any:
     """`value` with the run's own values in place of their names; always a fresh copy."""
     if isinstance(value, FromRun):
@@ -78,11 +83,11 @@ def _rename_field(step: Step, record: dict[str, Any], context: Context) -> bool:
     if value is _MISSING:
         return False
     if _get(record, step.target) is not _MISSING:
-        raise ValueError(f"it has both {'.'.join(step.path)} and {'.'.join(step.target)}")
+        raise StepFault(f"it has both {'.'.join(step.path)} and {'.'.join(step.target)}")
     parent = _parent(record, step.path, make=False)
     target = _parent(record, step.target, make=True)
     if parent is None or target is None:
-        raise ValueError(f"{'.'.join(step.target)} leads through something that is no object")
+        raise StepFault(f"{'.'.join(step.target)} leads through something that is no object")
     if parent is target:  # in its place: the order of the other fields stays
         renamed = {step.target[-1] if k == step.path[-1] else k: v for k, v in parent.items()}
         parent.clear()
@@ -100,7 +105,7 @@ def _map_value(step: Step, record: dict[str, Any], context: Context) -> bool:
     if not known:
         if step.other == "keep":
             return False
-        raise ValueError(f"the mapping does not know the value of {'.'.join(step.path)}")
+        raise StepFault(f"the mapping does not know the value of {'.'.join(step.path)}")
     parent = _parent(record, step.path, make=False)
     assert parent is not None
     parent[step.path[-1]] = _filled(known[0], context)
@@ -114,7 +119,7 @@ def _each(step: Step, record: dict[str, Any], context: Context) -> bool:
     if isinstance(answer, Keep):
         answer = before
     if type(answer) is not dict:
-        raise ValueError(f"up() returned {type(answer).__name__}, not an object or KEEP")
+        raise StepFault(f"up() returned {type(answer).__name__}, not an object or KEEP")
     if answer is not record:
         answer = dict(answer)
         record.clear()
@@ -123,9 +128,9 @@ def _each(step: Step, record: dict[str, Any], context: Context) -> bool:
     after = decode(encode(record))
     outside = undeclared_change(before, after, step.fields)
     if outside is not None:
-        raise ValueError(f"up() changed {'.'.join(outside)}, which `fields` does not declare")
+        raise StepFault(f"up() changed {'.'.join(outside)}, which `fields` does not declare")
     if step.check is not None and step.check(after) is False:
-        raise ValueError("its check() failed")
+        raise StepFault("its check() failed")
     return not same_value(before, record)
 
 
@@ -150,13 +155,22 @@ def apply_step(step: Step, key: str, record: Any, context: Context) -> bool:
         return _READINGS[step.kind](step, record, context)
     except MemoryError:
         raise
-    except Exception as error:  # an author's function may raise anything
-        reason = str(error) if type(error) is ValueError else f"{type(error).__name__} in the step"
+    except (Exception, SystemExit) as error:  # an author's function may raise anything
+        # Words of the author's or of Python's may quote the record; only the place is told.
+        reason = str(error) if type(error) is StepFault else _place_of(error)
         raise ValidationError(
             f"{step.store}/{shown(key)}: {reason} ({step.describe()})",
             store=step.store,
             key=shown(key),
         ) from error
+
+
+def _place_of(error: BaseException) -> str:
+    where, trace = "the step", error.__traceback__
+    while trace is not None:
+        where = f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"{type(error).__name__} in {where}"
 
 
 def changed_paths(before: Any, after: Any, at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

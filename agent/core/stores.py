@@ -157,12 +157,13 @@ class Contracts:
             low, high = document["app_reads"]
             self.app_reads = (int(low), int(high))
             self.versions = [Contract(given) for given in document["versions"]]
+            since = [contract.since for contract in self.versions]
+            rising = bool(since) and since[0] == 0 and since == sorted(set(since))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MigrationsRejected(
                 f"stores.json is not complete: {type(error).__name__} at {error}"
             ) from error
-        since = [contract.since for contract in self.versions]
-        if not since or since[0] != 0 or since != sorted(set(since)):
+        if not rising:
             raise MigrationsRejected("stores.json: versions must begin with 0 and rise by `since`")
         self.checksum = checksum
 
@@ -220,6 +221,17 @@ class Tally:
                 entry[0] += 1
                 entry[1] += amount
         return rule is not None
+
+    def take(self, store: str, counted: dict[str, Any]) -> None:
+        """Take a store's figures over from another count of the very same rows."""
+        for word, figures in self.as_json().items():
+            figures[store] = counted[word][store]
+
+    def add_unreadable(self, store: Store) -> None:
+        """Count a record that nobody can read; where records may be unsettled, it may be one."""
+        self.records[store.name] += 1
+        if store.rules:
+            self.unsettled_records[store.name] += 1
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the run row, the backup's header and reports; sums as integers."""

@@ -105,6 +105,8 @@ def refused_by_sqlite(error: SqliteError, doing: str) -> AgentError:
         return ValidationError(f"the file is damaged: {text}, while {doing}")
     if "out of memory" in text:
         raise MemoryError(doing) from error
+    if "decode" in text:  # its words quote the value, which may be a record
+        return ValidationError(f"the file holds a text that is not UTF-8, while {doing}")
     return AgentError(f"SQLite says: {text}, while {doing}")
 
 

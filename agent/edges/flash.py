@@ -27,6 +27,8 @@ def refused(error: OSError, doing: str) -> AgentError:
         return StorageFull(f"flash is full while {doing}; free space, then start again")
     if error.errno == errno.EROFS:
         return StorageFull(f"the file system is read-only while {doing}; check it and start again")
+    if error.errno == errno.EIO:
+        return StorageFull(f"flash refused a read or write while {doing}; check it, start again")
     return AgentError(f"{sentence_for(error)} while {doing}")
 
 

@@ -14,7 +14,7 @@ from agent.core.stores import Contracts
 from agent.edges.flash import read_file
 from agent.ground.codec import decode
 from agent.ground.digest import hex_digest
-from agent.ground.errors import MigrationsRejected, sentence_for
+from agent.ground.errors import AgentError, MigrationsRejected, sentence_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +61,28 @@ def head_version(folder: str) -> int:
     return len(names)
 
 
+def read_contracts(folder: str) -> Contracts:
+    """stores.json of the folder, whatever the state of the files beside it.
+
+    Raises MigrationsRejected.
+    """
+    text = _read(folder, "stores.json")
+    try:
+        document: Any = decode(text.decode())
+    except ValueError as error:
+        raise MigrationsRejected(f"stores.json cannot be read: {error}") from error
+    return Contracts(document, hex_digest(_normalised(text)))
+
+
+def _read(folder: str, name: str) -> bytes:
+    try:
+        return read_file(os.path.join(folder, name), FILE_BYTES_MAX)
+    except OSError as error:
+        raise MigrationsRejected(f"{name} cannot be read: {sentence_for(error)}") from error
+    except AgentError as error:
+        raise MigrationsRejected(error.message) from error
+
+
 class MigrationFiles:
     """The folder as bytes: names, checksums and stores.json, read once, nothing executed."""
 
@@ -72,19 +94,10 @@ class MigrationFiles:
         self.head = len(self.names)
         self.sources = [self._read(name) for name in self.names]
         self.checksums = [hex_digest(_normalised(source)) for source in self.sources]
-        text = self._read("stores.json")
-        try:
-            document: Any = decode(text.decode())
-        except ValueError as error:
-            raise MigrationsRejected(f"stores.json cannot be read: {error}") from error
-        self.contracts = Contracts(document, hex_digest(_normalised(text)))
+        self.contracts = read_contracts(folder)
 
     def _read(self, name: str) -> bytes:
-        path = os.path.join(self.folder, name)
-        try:
-            return read_file(path, FILE_BYTES_MAX)
-        except OSError as error:
-            raise MigrationsRejected(f"{name} cannot be read: {sentence_for(error)}") from error
+        return _read(self.folder, name)
 
     def digest(self, from_version: int) -> str:
         """What the plan from `from_version` to the head is known by."""
@@ -113,7 +126,7 @@ class MigrationFiles:
             raise MigrationsRejected(f"{name}: {error.message}") from error
         except MemoryError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise MigrationsRejected(f"{name}: {type(error).__name__}: {error}") from error
         return migration_from(namespace, version, name, self.checksums[version - 1])
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import fcntl
 import os
 
-try:
-    import _signal as signals  # the package around it brings enum
-except ImportError:
-    import signal as signals  # type: ignore[no-redef]
-
 TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as signals
+else:
+    try:
+        import _signal as signals  # the package around it brings enum
+    except ImportError:
+        import signal as signals
+
 if TYPE_CHECKING:
     from typing import Callable
 

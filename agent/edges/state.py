@@ -46,6 +46,11 @@ _HISTORY = (
     "boot_id",
     "facts",
 )
+_COLUMNS = (
+    ("history", ", ".join(("seq", *_HISTORY))),
+    ("attempts", "seq, plan, boot_id, place, ended, message"),
+    ("given_up", "plan, why"),
+)
 
 
 class Diary:
@@ -70,11 +75,15 @@ class Diary:
             try:
                 return self._try_connect()
             except SqliteError as error:
-                text = str(error)
-                if "malformed" not in text and "not a database" not in text:
+                if not self._is_damaged(str(error)):
                     raise _refused(error) from error
                 self._put_aside("damaged")
         raise AgentError(f"{self.path} cannot be made; look at the file system")
+
+    def _is_damaged(self, text: str) -> bool:
+        """Whether what lies there is no diary, rather than flash or another process refusing."""
+        words = ("malformed", "not a database", "no such", "already exists", "no column")
+        return any(word in text for word in words) or os.path.isdir(self.path)
 
     def _try_connect(self) -> Connection:
         connection = open_diary(self.path)
@@ -96,6 +105,8 @@ class Diary:
                 connection.execute("COMMIT")
             elif connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise DatabaseError("malformed")
+            for table, columns in _COLUMNS:
+                connection.execute(f"SELECT {columns} FROM {table} LIMIT 0")
         except BaseException:
             connection.close()
             raise
@@ -229,11 +240,13 @@ class Diary:
 
     def knows_run(self, run: str) -> bool:
         """Whether history has the end of this run."""
-        return bool(self._read("SELECT 1 FROM history WHERE run = ? LIMIT 1", (run,)))
+        sql = "SELECT 1 FROM history WHERE run = ? AND state = 'applied' LIMIT 1"
+        return bool(self._read(sql, (run,)))
 
     def runs(self) -> set[str]:
-        """Every run that history knows."""
-        return {row[0] for row in self._read("SELECT DISTINCT run FROM history")}
+        """Every run whose switch history knows; one that failed may have been cut after it."""
+        sql = "SELECT DISTINCT run FROM history WHERE state = 'applied'"
+        return {row[0] for row in self._read(sql)}
 
     def history(self, limit: int = HISTORY_ROWS_MAX) -> list[dict[str, Any]]:
         """The newest rows, oldest first."""

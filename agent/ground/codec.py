@@ -14,7 +14,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-DEPTH_MAX = 64  # the default nesting bound; a profile may set another for records
+# The default nesting bound: above what any profile allows for records (256), since what was judged
+# must be readable again after a step nested it deeper; the C scanner ends near 1000.
+DEPTH_MAX = 400
 
 # Stands in the encoder's output where a Number's literal goes. Noncharacters never occur in text
 # meant for interchange (Unicode 23.7); should one occur all the same, the next is tried.

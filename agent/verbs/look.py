@@ -9,7 +9,7 @@ from agent.core.terminal import Places, RunRow
 from agent.edges import database, flash
 from agent.edges.database import Header, SqliteError
 from agent.edges.holders import holders_of
-from agent.ground.errors import AgentError, BackupCorrupt
+from agent.ground.errors import AgentError, BackupCorrupt, NeedsTechnician
 from agent.verbs import backup, rows, switch
 
 TYPE_CHECKING = False
@@ -58,6 +58,12 @@ def look(
     header = database.read_header(places.pos)
     assert header is not None  # recover() has seen to it
     looked.header = header
+    if header.user_version < 0:
+        raise NeedsTechnician(
+            f"pos.db says schema {header.user_version}, which nothing writes; look at what wrote "
+            "it, or restore a backup",
+            cause="VERSION",
+        )
     looked.seal = switch.read_seal(places)
     looked.row = run_row_of(places.pos)
     version = header.user_version

@@ -49,7 +49,7 @@ def find_backup(folder: str, wanted: str) -> str:
     if wanted == "latest":
         return files[-1][2]
     for sequence, _, path in files:
-        if os.path.basename(path) == wanted or (wanted.isdigit() and int(wanted) == sequence):
+        if wanted == os.path.basename(path) or wanted.lstrip("0") == str(sequence):
             return path
     names = [os.path.basename(path) for _, _, path in files]
     raise UsageError(f'there is no backup "{wanted}"; did you mean {nearest(wanted, names)}?')
@@ -90,7 +90,7 @@ def parse_discard(text: str) -> dict[str, int] | str:
                 f'--discard: "{word}" is none of newer, changed, gone, unknown; '
                 f'did you mean "{nearest(word, LOSSES)}"?'
             )
-        if not (number.isascii() and number.isdigit()):
+        if not (number.isascii() and number.isdigit() and len(number) <= 9):
             raise UsageError(f"--discard: {word} needs a count, as in {word}=2")
         counts[word] = int(number)
     return counts

@@ -21,28 +21,52 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
 ROWS_PER_MARK = 2000
+ODD_RECORDS_MAX = 20
 
 
 class Survey:
     """What one walk found. `digests` is None where there were too many to hold."""
 
-    __slots__ = ("bytes_by_store", "counters", "digests", "newest_ms", "odd", "tally")
+    __slots__ = (
+        "bytes_by_store",
+        "counters",
+        "digests",
+        "newest_ms",
+        "odd",
+        "odd_count",
+        "tally",
+    )
 
     def __init__(self) -> None:
         self.tally = Tally()
         self.digests: list[bytes] | None = []
         self.newest_ms = 0
         self.bytes_by_store: dict[str, int] = {}
-        # Records of stores nobody judges that could not be read: (store, key, reason), bounded.
+        # Records nobody judges that could not be read: how many, and the first of them as
+        # (store, key, reason).
+        self.odd_count = 0
         self.odd: list[tuple[str, str, str]] = []
         self.counters: dict[str, int] = {}
 
+    def add_digest(self, digest: bytes) -> None:
+        """Keep a digest while they fit; beyond that they are made again range by range."""
+        if self.digests is not None:
+            self.digests.append(digest)
+            if len(self.digests) > UNSETTLED_DIGESTS_MAX:
+                self.digests = None
 
-def unsettled_digest(store: str, key: str, text: str) -> bytes:
+
+def unsettled_digest(store: str, key: Any, value: Any) -> bytes:
     """32 bytes that name an unsettled record (first half) and its value (second half)."""
-    name = sha256(f"{store}\0{key}".encode("utf-8", "surrogatepass")).digest()
-    value = sha256(text.encode("utf-8", "surrogatepass")).digest()
-    return bytes(name[:16] + value[:16])
+    name = sha256(store.encode() + b"\0" + _bytes_of(key)).digest()
+    return bytes(name[:16] + sha256(_bytes_of(value)).digest()[:16])
+
+
+def _bytes_of(value: Any) -> bytes:
+    """What flash holds of a text or BLOB; for what should be neither, its type and value."""
+    if type(value) is str:
+        return value.encode("utf-8", "surrogateescape")
+    return value if type(value) is bytes else f"\0{type(value).__name__} {value!r}".encode()
 
 
 def check_stores(connection: Connection, contract: Contract) -> None:
@@ -79,10 +103,58 @@ def check_stores(connection: Connection, contract: Contract) -> None:
 def rows_of(connection: Connection, store: str) -> Iterator[tuple[Any, Any]]:
     """Every (key, value) of a store in the order it lies on flash."""
     order = "rowid" if has_rowid(connection, store) else "key"
+    key: Any = None
     try:
-        yield from connection.execute(f"SELECT key, value FROM {quoted(store)} ORDER BY {order}")
+        for key, value in connection.execute(
+            f"SELECT key, value FROM {quoted(store)} ORDER BY {order}"
+        ):
+            yield key, value
     except SqliteError as error:
+        if "UTF-8" in str(error):
+            where = f"the record after {store}/{shown(key)}" if key else f"{store}'s first record"
+            raise ValidationError(f"{where} is text that is not UTF-8", store=store) from error
         raise refused_by_sqlite(error, f"reading {store}") from error
+
+
+def _any_text(data: bytes) -> str:
+    """Text as SQLite holds it, bytes that are no UTF-8 kept apart as lone surrogates."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def records_of(
+    connection: Connection, store: str, strict: bool, limits: tuple[int, int]
+) -> Iterator[tuple[Any, Any, Any, str]]:
+    """Every (key, value, decoded record, why it cannot be read or "") of a store.
+
+    `limits` are the largest record in bytes and its deepest nesting. With `strict` the first
+    record that cannot be read raises ValidationError; without, it comes with its reason.
+    """
+    bytes_max, depth_max = limits
+    if not strict:
+        connection.text_factory = _any_text
+    try:
+        for key, value in rows_of(connection, store):
+            reason = why_unreadable(key, value, bytes_max)
+            record = None
+            if not reason:
+                try:
+                    record = decode(value, depth_max)
+                    if not strict:
+                        value.encode()
+                except ValueError as error:
+                    reason = "it is text that is not UTF-8"
+                    if not isinstance(error, UnicodeEncodeError):
+                        reason = str(error)
+            if reason and strict:
+                raise ValidationError(
+                    f"{store}/{shown(key)} cannot be migrated: {reason}; correct or settle it, "
+                    "then start again",
+                    store=store,
+                    key=shown(key),
+                )
+            yield key, value, record, reason
+    finally:
+        connection.text_factory = str
 
 
 def why_unreadable(key: Any, value: Any, record_bytes_max: int) -> str:
@@ -109,54 +181,40 @@ def survey(
     connection: Connection,
     contract: Contract,
     judged: set[str],
-    record_bytes_max: int,
-    record_depth_max: int,
+    limits: tuple[int, int],
     mark: Callable[[str, int], None],
 ) -> Survey:
     """Walk every store once. `mark(store, records so far)` is called as it goes.
 
-    A record that cannot be read stops the walk with ValidationError in the stores of `judged` and
-    in every store whose records may be money; elsewhere it is counted in `odd`.
+    A record that cannot be read stops the walk with ValidationError in the stores of `judged`.
+    Elsewhere it is counted in `odd`, and as unsettled where the store holds unsettled records at
+    all: what cannot be read must not be lost.
     """
     found = Survey()
     done = 0
     for name, store in contract.stores.items():
         found.tally.start(name)
-        strict = name in judged or bool(store.rules)
         size = 0
-        for key, value in rows_of(connection, name):
-            reason = why_unreadable(key, value, record_bytes_max)
-            record = None
-            if not reason:
-                try:
-                    record = decode(value, record_depth_max)
-                except ValueError as error:
-                    reason = str(error)
+        for key, value, record, reason in records_of(connection, name, name in judged, limits):
+            done += 1
+            if done % ROWS_PER_MARK == 0:
+                mark(name, done)
             if reason:
-                if strict:
-                    raise ValidationError(
-                        f"{name}/{shown(key)} cannot be migrated: {reason}; correct or settle it, "
-                        "then start again",
-                        store=name,
-                        key=shown(key),
-                    )
-                found.tally.records[name] += 1
-                if len(found.odd) < 20:
+                found.tally.add_unreadable(store)
+                if len(found.odd) < ODD_RECORDS_MAX:
                     found.odd.append((name, shown(key), reason))
+                found.odd_count += 1
+                if store.rules:
+                    found.add_digest(unsettled_digest(name, key, value))
                 continue
             size += len(value)
-            if found.tally.add(store, key, record) and found.digests is not None:
-                found.digests.append(unsettled_digest(name, key, value))
-                if len(found.digests) > UNSETTLED_DIGESTS_MAX:
-                    found.digests = None
+            if found.tally.add(store, key, record):
+                found.add_digest(unsettled_digest(name, key, value))
             for path in store.timestamps:
                 time = field(record, path)
                 if type(time) is int and time > found.newest_ms:
                     found.newest_ms = time
             _watch_counters(found, contract, name, key, record)
-            done += 1
-            if done % ROWS_PER_MARK == 0:
-                mark(name, done)
         found.bytes_by_store[name] = size
     if found.digests is not None:
         found.digests.sort()
@@ -187,7 +245,11 @@ def digest_ranges(unsettled: int) -> list[tuple[bytes, bytes]]:
 
 
 def unsettled_digests(
-    connection: Connection, contract: Contract, found: Survey, mark: Callable[[str, int], None]
+    connection: Connection,
+    contract: Contract,
+    found: Survey,
+    limits: tuple[int, int],
+    mark: Callable[[str, int], None],
 ) -> Iterator[bytes]:
     """All unsettled digests of a surveyed file, sorted, a bounded part of them in memory."""
     if found.digests is not None:
@@ -199,8 +261,9 @@ def unsettled_digests(
         for name, store in contract.stores.items():
             if not store.rules:
                 continue
-            for number, (key, value) in enumerate(rows_of(connection, name)):
-                if store.unsettled_rule(key, decode(value)) is not None:
+            rows = records_of(connection, name, False, limits)
+            for number, (key, value, record, reason) in enumerate(rows):
+                if reason or store.unsettled_rule(key, record) is not None:
                     digest = unsettled_digest(name, key, value)
                     if low <= digest[:2] and digest < high:
                         part.append(digest)

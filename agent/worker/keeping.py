@@ -79,7 +79,9 @@ class Keeping(Run):
             bound,
             left_out,
         )
-        for digest in survey.unsettled_digests(self.source, contract, found, self.desk.mark):
+        for digest in survey.unsettled_digests(
+            self.source, contract, found, self.limits, self.desk.mark
+        ):
             self.writer.add_unsettled(digest)
         return path
 

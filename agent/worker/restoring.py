@@ -39,7 +39,7 @@ class Restoring(Keeping):
         size = os.stat(places.pos).st_size
         found = self._survey(contract, set(), size)
         lost = restore.losses(
-            survey.unsettled_digests(self.source, contract, found, self.desk.mark),
+            survey.unsettled_digests(self.source, contract, found, self.limits, self.desk.mark),
             backup.unsettled_entries(info.path),
         )
         check_consent(lost, self.job.discard)
@@ -130,16 +130,9 @@ class Restoring(Keeping):
         self.successor = None
         new = database.open_source(places.next, self.profile.page_cache_bytes)
         try:
-            found = survey.survey(
-                new,
-                contract,
-                set(),
-                self.profile.record_bytes_max,
-                self.profile.record_depth_max,
-                self.desk.mark,
-            )
+            found = survey.survey(new, contract, set(), self.limits, self.desk.mark)
             self.desk.allow(info.header["image_bytes"])
-            digests = survey.unsettled_digests(new, contract, found, self.desk.mark)
+            digests = survey.unsettled_digests(new, contract, found, self.limits, self.desk.mark)
             restore.prove_restored(new, info, found, digests)
         finally:
             new.close()

@@ -36,6 +36,8 @@ class Run:
         self.places = job.places
         self.profile: Profile = job.config.profile
         self.files = MigrationFiles(job.config.migrations_dir)
+        # The largest record in bytes and its deepest nesting.
+        self.limits = (self.profile.record_bytes_max, self.profile.record_depth_max)
         self.plan_digest = ""
         self.writer: backup.BackupWriter | None = None
         self.successor: Connection | None = None
@@ -123,14 +125,10 @@ class Run:
     def _survey(self, contract: Contract, judged: set[str], size: int) -> Survey:
         assert self.source is not None
         self.desk.allow(size)
-        return survey.survey(
-            self.source,
-            contract,
-            judged,
-            self.profile.record_bytes_max,
-            self.profile.record_depth_max,
-            self.desk.mark,
-        )
+        found = survey.survey(self.source, contract, judged, self.limits, self.desk.mark)
+        if found.odd_count:
+            self.desk.tell(odd=found.odd_count, first=list(found.odd[0]))
+        return found
 
     def _now(self, found: Survey, looked: Looked) -> tuple[int, bool]:
         newest = found.newest_ms

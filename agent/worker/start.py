@@ -7,7 +7,7 @@ import os
 from agent.core import decide, states
 from agent.core.decide import OnFlash
 from agent.core.terminal import Places
-from agent.edges import database, process
+from agent.edges import database, flash, process
 from agent.ground.errors import AgentError, NeedsTechnician
 from agent.verbs import restore, survey, switch
 from agent.verbs.oldfile import hold_old_file
@@ -82,7 +82,8 @@ def work(job: Job, desk: Desk) -> None:
     try:
         run = _KINDS[job.kind](job, desk)
         result = _on_recovered(run, job)
-    except AgentError as error:
+    except (AgentError, OSError, database.SqliteError) as raised:
+        error = _ours(raised, desk.state)
         if run is not None:
             try:
                 run.leave()
@@ -99,6 +100,16 @@ def work(job: Job, desk: Desk) -> None:
     desk.tell(result=result)
     if late and job.lock is not None:
         hold_old_file(job.lock, desk)
+
+
+def _ours(raised: Exception, doing: str) -> AgentError:
+    """Our error for one of the system's or of SQLite's that no edge has translated."""
+    if isinstance(raised, OSError):
+        return flash.refused(raised, doing)
+    if isinstance(raised, database.SqliteError):
+        return database.refused_by_sqlite(raised, doing)
+    assert isinstance(raised, AgentError)
+    return raised
 
 
 def _on_recovered(run: Run, job: Job) -> dict[str, Any]:

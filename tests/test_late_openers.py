@@ -1,0 +1,214 @@
+"""Whoever opens pos.db while it is replaced: no acknowledged sale is lost, no file is torn.
+
+Three applications open, sell and close without a pause while the file under them is switched again
+and again; then single late openers, stopped where they do the most harm. Nothing sleeps here:
+a run that must not go on yet waits at a gate, and a run that is refused is started again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import independent_reader as reader
+from tests.client import NAME, Client, sale, start_hammer
+from tests.terminals import Answer, Gate, Terminal, new_terminal
+
+MODES = ("delete", "wal")
+SWITCHES = 20  # of each mode
+HAMMERS = 3
+PATIENCE_S = 80  # for all switches of one mode; they need a quarter of it on two slow cores
+
+ONE_STEP = """from agent.core.migration import set_field
+VERSION, NAME = {version}, "step {version}"
+STEPS = [set_field("balances", "step_{version}", {version})]
+"""
+
+
+def upgraded(terminal: Terminal, until: float) -> Answer:
+    """`migrate`, again and again while the applications hold the file as they happen to do."""
+    while True:
+        answer = terminal.run("migrate", "--json")
+        if answer.code != 5 or time.monotonic() > until:
+            return answer
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_acknowledged_sale_is_lost_over_twenty_switches_under_hammering_clients(
+    tmp_path: Path, mode: str
+) -> None:
+    terminal = new_terminal(tmp_path / "t", journal=mode, records=40, unsettled=5)
+    terminal.configure(busy_wait_ms=5000)
+    steps = terminal.own_migrations()
+    for file in steps.glob("0*.py"):
+        file.unlink()
+    document = json.loads((steps / "stores.json").read_text())
+    document["app_reads"] = [0, SWITCHES]
+    (steps / "stores.json").write_text(json.dumps(document))
+    before = terminal.read()
+    stop = tmp_path / "stop"
+    logs = [tmp_path / f"acknowledged-{number}" for number in range(HAMMERS)]
+    hammers = [start_hammer(terminal.pos, log, stop, log.name[-1]) for log in logs]
+    inodes = {os.stat(terminal.pos).st_ino}
+    sold_between = []
+    try:
+        until = time.monotonic() + PATIENCE_S
+        for version in range(1, SWITCHES + 1):
+            path = steps / f"{version:04d}_step.py"
+            path.write_text(ONE_STEP.format(version=version))
+            answer = upgraded(terminal, until)
+            assert answer.code == 0, answer.out + answer.err
+            assert answer.json["verdict"] == "OK"
+            inodes.add(os.stat(terminal.pos).st_ino)
+            sold_between.append(sum(len(log.read_bytes().split()) for log in logs))
+    finally:
+        stop.touch()
+        codes = [hammer.wait() for hammer in hammers]
+    assert codes == [0] * HAMMERS, "a client met something other than a busy file"
+    assert len(inodes) > 1
+    acknowledged = [key for log in logs for key in log.read_text().split()]
+    assert len(acknowledged) == len(set(acknowledged))
+    assert sold_between[-1] > sold_between[0] > 0, "the clients must have sold meanwhile"
+    after = terminal.read()
+    assert after.version == SWITCHES
+    assert reader.soundness(terminal.pos) == []
+    sales = after.stores["transactions"]
+    lost = [key for key in acknowledged if sales.get(key) != sale(key)]
+    assert lost == [], f"{len(lost)} of {len(acknowledged)} acknowledged sales are lost"
+    # Sold in the very last moment and not logged any more, at most one for each client.
+    unknown = set(sales) - set(before.stores["transactions"]) - set(acknowledged)
+    assert len(unknown) <= HAMMERS
+
+
+def start_at_gate(tmp_path: Path, mode: str) -> tuple[Terminal, subprocess.Popen[str]]:
+    """A terminal whose run stands between lock and rename, and its gate."""
+    terminal = new_terminal(tmp_path / "t", journal=mode, records=40, unsettled=5)
+    terminal.configure(busy_wait_ms=200)
+    return terminal, terminal.start("migrate", "--json")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_client_that_opened_the_old_file_is_busy_until_it_lets_go_and_never_writes(
+    tmp_path: Path, mode: str
+) -> None:
+    terminal = new_terminal(tmp_path / "t", journal=mode, records=40, unsettled=5)
+    gate = Gate(terminal)
+    run = terminal.start("migrate", "--json")
+    gate.wait()
+    old = os.stat(terminal.pos).st_ino
+    with Client(terminal.pos) as late:
+        late.ask("open 3")
+        late.send("sale tx_late")  # waits in its busy time-out over the rename
+        gate.open()
+        assert late.answer() == "busy"
+        assert os.stat(terminal.pos).st_ino != old, "the rename came while it waited"
+        assert late.ask("sale tx_later") == "busy"
+        late.ask("close")
+        out, _ = run.communicate()
+        assert run.returncode == 0, out
+        assert json.loads(out)["app_may_start"] is True
+        assert "tx_late" not in terminal.read().stores["transactions"]
+        late.ask("open 0")
+        assert late.ask("sale tx_late") == "ok"
+    assert reader.soundness(terminal.pos) == []
+    assert terminal.read().stores["transactions"]["tx_late"] == sale("tx_late")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nobody_can_use_the_new_file_before_the_run_is_over(tmp_path: Path, mode: str) -> None:
+    # A sale acknowledged in it between the rename and the folder's fsync is gone after a cut.
+    terminal = new_terminal(tmp_path / "t", journal=mode, records=40, unsettled=5)
+    gate = Gate(terminal)
+    run = terminal.start("migrate", "--json")
+    gate.wait()
+    old = os.stat(terminal.pos).st_ino
+    with Client(terminal.pos) as late, Client(terminal.pos) as early:
+        late.ask("open 0")  # keeps the run waiting after its rename
+        gate.open()
+        while os.stat(terminal.pos).st_ino == old:
+            assert run.poll() is None
+        early.ask("open 0")
+        assert early.ask("sale tx_early") == "busy"
+        assert run.poll() is None
+        early.ask("close")
+        late.ask("close")
+        out, _ = run.communicate()
+        assert run.returncode == 0, out
+        early.ask("open 0")
+        assert early.ask("sale tx_early") == "ok"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_boot_with_a_late_holder_says_12_and_keeps_the_old_file_locked_behind_itself(
+    tmp_path: Path, mode: str
+) -> None:
+    terminal = new_terminal(tmp_path / "t", journal=mode, records=40, unsettled=5)
+    terminal.configure(deadline_ms=1500)
+    gate = Gate(terminal)
+    run = terminal.start("boot", "--json")
+    gate.wait()
+    with Client(terminal.pos) as late:
+        late.ask("open 0")
+        gate.open()
+        out, _ = run.communicate()
+        said = json.loads(out)
+        assert run.returncode == 12, out
+        assert said["app_may_start"] is False
+        named = f"{NAME} (pid {late.pid})"
+        assert named in said["app_must_not_start_because"]
+        assert said["late_holders"] == [named]
+        holder = holder_of(terminal)
+        assert late.ask("sale tx_late") == "busy", "the old file must stay locked"
+        again = terminal.boot()
+        assert again.code == 12
+        assert named in again.json["app_must_not_start_because"]
+        assert holder_of(terminal) == holder
+    wait_until_gone(holder)
+    over = terminal.boot()
+    assert over.code == 0, over.out + over.err
+    assert over.json["app_may_start"] is True
+    with Client(terminal.pos) as client:
+        client.ask("open 0")
+        assert client.ask("sale tx_next") == "ok"
+        journal = client.ask("sql PRAGMA journal_mode")
+    assert journal == f'ok [["{mode}"]]', "the WAL mode is given back once the old file is free"
+    assert reader.soundness(terminal.pos) == []
+    assert "tx_late" not in terminal.read().stores["transactions"]
+
+
+def holder_of(terminal: Terminal) -> int:
+    """The process that stays behind with the old file's lock: there must be one."""
+    old = os.stat(f"{terminal.pos}.prev")
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "comm").read_text().strip() != "posagent-hold":
+                continue
+            held = [os.stat(fd) for fd in (entry / "fd").iterdir()]
+        except OSError:
+            continue  # it ended while we looked
+        if any(os.path.samestat(old, status) for status in held):
+            found.append(int(entry.name))
+    assert len(found) == 1
+    return found[0]
+
+
+def wait_until_gone(pid: int) -> None:
+    """Return once a process that is no child of ours has ended."""
+    descriptor = os.open(f"/proc/{pid}", os.O_RDONLY)
+    try:
+        while True:
+            try:
+                state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                return
+            if state == "Z":
+                return
+            os.sched_yield()
+    finally:
+        os.close(descriptor)
