@@ -71,6 +71,8 @@ class Supervisor:
         self._flock = -1
         # What the worker told of a switch reached during this call, or None.
         self.switched: dict[str, Any] | None = None
+        # What went wrong after the switch, where it is too late to fail.
+        self.warning: dict[str, Any] | None = None
         self._gave_up = False
 
     def run(self, job: Job) -> dict[str, Any]:
@@ -144,13 +146,17 @@ class Supervisor:
         # Whoever had the file open before the lock may hold it open without a lock of its own and
         # would go on writing into the old file. Later openers get nothing and are waited for
         # after the switch.
-        ours = (os.getpid(),)
-        earlier = set(holders.holders_of(inode, ours)[0])
-        while earlier:
+        earlier, seen = self._holders(inode)
+        while holders.open_elsewhere(self.lock.fd) is not False and (earlier or not seen):
             if clock.steady_ms() >= give_up_at:
                 raise Busy(f"{self.places.pos} is open in {self._named(inode)}; stop it first")
             await aio.sleep_ms(limits.RETRY_INTERVAL_MS)
-            earlier &= set(holders.holders_of(inode, ours)[0])
+            now, seen = self._holders(inode)
+            earlier &= now
+
+    def _holders(self, inode: tuple[int, int]) -> tuple[set[tuple[int, int]], bool]:
+        found, complete = holders.holders_of(inode, (os.getpid(),))
+        return set(found), complete
 
     def _named(self, inode: tuple[int, int]) -> str:
         found, complete = holders.holders_of(inode, (os.getpid(),))
@@ -193,7 +199,7 @@ class Supervisor:
             if watch.error is not None:
                 if attempt and watch.ended == "failed" and self._spent(plan):
                     self._give_up(plan, self._spent(plan))
-                return _failed(watch.error)
+                return self._with_switch(_failed(watch.error))
             if not attempt:
                 deaths += 1
                 if deaths >= limits.ATTEMPTS_WITHOUT_PROGRESS_MAX:
@@ -207,12 +213,15 @@ class Supervisor:
     def _with_switch(self, result: dict[str, Any]) -> dict[str, Any]:
         """The result of a run whose switch was reached, whoever died after it: it is done."""
         said = self.switched
+        if self.warning is not None:
+            result = dict(result, warning=self.warning)
         if said is None or (result["verdict"] == "OK" and "run" in result):
             return result
         return dict(
             result,
             verdict="OK",
             error=None,
+            warning=result.get("error", self.warning),
             run=said["run"],
             from_version=said["from_version"],
             to_version=said["to_version"],
@@ -355,11 +364,16 @@ class Supervisor:
             shared
         ]
         self.switched = said
-        if not self.diary.knows_run(said["run"]):
-            self.diary.write_history(rows)
-        if said["hold"]:
-            self.diary.give_up(said["hold"], "restored on request")
-        self.diary.close()
+        try:
+            if not self.diary.knows_run(said["run"]):
+                self.diary.write_history(rows)
+            if said["hold"]:
+                self.diary.give_up(said["hold"], "restored on request")
+        except AgentError as error:
+            # The switch is done whatever the diary says; the next boot reads it from pos.db.
+            self.warning = error.as_json()
+        finally:
+            self.diary.close()
 
     def _judge_start(self, result: dict[str, Any]) -> None:
         """`app_may_start`: pos.db is at one whole version that the application reads, unlocked."""

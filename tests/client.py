@@ -12,11 +12,17 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 
 NAME = "till-app"  # what /proc calls it, and what the agent has to name
-WRITERS_TIMEOUT_S = 0.05
+HAMMERS_TIMEOUT_S = 0.03
+# After a busy answer it stays away as long as it waited before: an application that opens again
+# at once looks, from outside, like one that never closed, and the agent lets that one be (code 5).
+HAMMERS_BUSY_PAUSE_S = 0.03
+# Three clients without any pause between two sales leave no moment in which nobody has the file.
+HAMMERS_PAUSE_S = 0.01
 
 
 def sale(key: str, amount: int = 1250) -> str:
@@ -85,7 +91,7 @@ class Client:
 
 
 def start_hammer(db: Path, log: Path, stop: Path, name: str) -> subprocess.Popen[bytes]:
-    """A client that opens, sells and closes without a pause until `stop` is there.
+    """A client that opens, sells and closes, on and on until `stop` is there.
 
     Each key is written to `log` after its COMMIT has returned, and only then.
     """
@@ -139,11 +145,14 @@ def hammer(db: str, log: str, stop: str, name: str) -> None:
                 acknowledged.write(key + "\n")
                 acknowledged.flush()
                 number += 1
+                time.sleep(HAMMERS_PAUSE_S)
+            else:
+                time.sleep(HAMMERS_BUSY_PAUSE_S)
 
 
 def sold(db: str, key: str) -> bool:
     """Whether the sale was acknowledged; False when the file was busy all the time."""
-    connection = sqlite3.connect(db, isolation_level=None, timeout=WRITERS_TIMEOUT_S)
+    connection = sqlite3.connect(db, isolation_level=None, timeout=HAMMERS_TIMEOUT_S)
     try:
         connection.execute("INSERT INTO transactions VALUES (?, ?)", (key, sale(key)))
     except sqlite3.OperationalError as error:

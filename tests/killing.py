@@ -40,7 +40,13 @@ _CALLS = {
         83: "fdatasync", 276: "renameat2",
     },
 }  # fmt: skip
-_LOCKING = (6, 7, 37, 38)  # fcntl commands that set a lock
+_LOCKING = (37, 38)  # fcntl commands that set an open-file-description lock
+_SILENT = ("/dev/null", "-shm")  # nothing there outlives the process
+
+_ON_OPEN_FILES = (
+    "write", "pwrite64", "writev", "pwritev", "fsync", "fdatasync", "ftruncate", "fallocate",
+    "fchmod", "fchown", "fsetxattr", "flock", "fcntl",
+)  # fmt: skip
 
 _TRACEME, _CONT, _SYSCALL, _DETACH = 0, 7, 24, 17
 _SETOPTIONS, _GETEVENTMSG, _GET_SYSCALL_INFO = 0x4200, 0x4201, 0x420E
@@ -261,18 +267,18 @@ class Tracer:
 
     def _describe(self, pid: int, name: str, args: list[int]) -> str | None:
         """The call in words, or None when nobody outside can see what it did."""
-        if name in ("write", "pwrite64", "writev", "pwritev", "fsync", "fdatasync", "ftruncate",
-                    "fallocate", "fchmod", "fchown", "fsetxattr", "flock", "fcntl"):  # fmt: skip
+        if name in _ON_OPEN_FILES:
             if name == "fcntl" and args[1] & 0xFFFFFFFF not in _LOCKING:
                 return None
             path = os.readlink(f"/proc/{pid}/fd/{args[0] & 0xFFFFFFFF}")
             if name == "write" and path.startswith("pipe:"):
                 return "mark " + self._bytes(pid, args[1], min(args[2], 300)).decode().strip()
-            return None if path == "/dev/null" else f"{name} {os.path.basename(path)}"
+            return None if path.endswith(_SILENT) else f"{name} {os.path.basename(path)}"
         if name == "openat":
             if not args[2] & O_CREAT:
                 return None
-            return f"create {self._name(pid, args[1])}"
+            path = self._name(pid, args[1])
+            return None if path.endswith(_SILENT) else f"create {path}"
         at = [1, 3] if name in ("renameat", "renameat2", "linkat") else [0, 1]
         if name in ("mkdirat", "unlinkat"):
             at = [1]

@@ -75,7 +75,7 @@ def test_no_acknowledged_sale_is_lost_over_twenty_switches_under_hammering_clien
     assert len(acknowledged) == len(set(acknowledged))
     assert sold_between[-1] > sold_between[0] > 0, "the clients must have sold meanwhile"
     after = terminal.read()
-    assert after.version == SWITCHES
+    assert after.schema_version == SWITCHES
     assert reader.soundness(terminal.pos) == []
     sales = after.stores["transactions"]
     lost = [key for key in acknowledged if sales.get(key) != sale(key)]

@@ -7,6 +7,7 @@ the proof and, later, fused, compiled to SQL and undone.
 
 from __future__ import annotations
 
+from agent.ground.codec import Number
 from agent.ground.errors import MigrationsRejected
 
 TYPE_CHECKING = False
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Union
 
     Path = Union[str, Sequence[str]]
+
+
+NESTING_MAX = 32  # levels that one step may add to a record
 
 
 class FromRun:
@@ -121,9 +125,35 @@ class Step:
 
 def _path(path: Path) -> tuple[str, ...]:
     parts = tuple(path.split(".")) if isinstance(path, str) else tuple(path)
-    if not parts or not all(isinstance(part, str) and part for part in parts):
+    if not 0 < len(parts) <= NESTING_MAX or not all(_is_name(part) for part in parts):
         raise MigrationsRejected(f"{path!r} is no path to a field")
     return parts
+
+
+def _is_name(text: Any) -> bool:
+    """Whether it can name a store, a record or a field: text, not empty, with a UTF-8 form."""
+    return isinstance(text, str) and text != "" and _fits_json(text)
+
+
+def _fits_json(value: Any, depth: int = 0) -> bool:
+    """Whether JSON can say the value, the run's own values (NOW and the like) included."""
+    if type(value) is str:
+        return not any("\ud800" <= char <= "\udfff" for char in value)
+    if type(value) is float:
+        return value - value == 0  # neither NaN nor infinite
+    if type(value) is dict:
+        return depth < NESTING_MAX and all(
+            type(k) is str and _fits_json(k) and _fits_json(v, depth + 1) for k, v in value.items()
+        )
+    if type(value) in (list, tuple):
+        return depth < NESTING_MAX and all(_fits_json(v, depth + 1) for v in value)
+    return type(value) in (int, bool, type(None), FromRun, Number)
+
+
+def _named(store: str, *keys: str | None) -> None:
+    for name in (store, *(key for key in keys if key is not None)):
+        if not _is_name(name):
+            raise MigrationsRejected(f"{name!r} is no name of a store or record")
 
 
 def set_field(
@@ -137,6 +167,9 @@ def set_field(
     that is no object, stays untouched.
     """
     path = _path(path)
+    _named(store, key)
+    if not _fits_json(value):
+        raise MigrationsRejected(f"set_field({store}, {'.'.join(path)}): JSON cannot say its value")
     return Step(
         "set_field", store, path=path, value=value, if_missing=if_missing, key=key, fields=(path,)
     )
@@ -145,6 +178,7 @@ def set_field(
 def remove_field(store: str, path: Path, *, key: str | None = None) -> Step:
     """Remove a field; a record without it stays untouched. What was there is gone with the run."""
     path = _path(path)
+    _named(store, key)
     return Step("remove_field", store, path=path, key=key, fields=(path,))
 
 
@@ -154,6 +188,11 @@ def rename_field(store: str, path: Path, to: Path, *, key: str | None = None) ->
     A record that already has the new field stops the run: one of the two would be lost.
     """
     path, target = _path(path), _path(to)
+    _named(store, key)
+    if path[: len(target)] == target[: len(path)]:
+        raise MigrationsRejected(
+            f"rename_field({store}, {'.'.join(path)}, {'.'.join(target)}): one lies within the other"
+        )
     return Step("rename_field", store, path=path, target=target, key=key, fields=(path, target))
 
 
@@ -173,7 +212,10 @@ def map_value(
     if other not in ("fail", "keep"):
         raise MigrationsRejected(f'other={other!r}: it is "fail" or "keep"')
     path = _path(path)
+    _named(store, key)
     pairs = list(mapping.items())
+    if not all(_fits_json(part) for pair in pairs for part in pair):
+        raise MigrationsRejected(f"map_value({store}, {'.'.join(path)}): JSON cannot say a value")
     return Step("map_value", store, path=path, mapping=pairs, other=other, key=key, fields=(path,))
 
 
@@ -192,6 +234,9 @@ def move_record(
     if if_exists not in ("fail", "keep"):
         raise MigrationsRejected(f'if_exists={if_exists!r}: it is "fail" or "keep"')
     target = (to_store or store, to_key)
+    _named(store, key, *target)
+    if target == (store, key):
+        raise MigrationsRejected(f"move_record({store}, {key}): it is there already")
     return Step("move_record", store, key=key, target=target, if_exists=if_exists)
 
 
@@ -213,6 +258,9 @@ def each(
     paths = tuple(_path(path) for path in fields)
     if not paths:
         raise MigrationsRejected("each() changes nothing if `fields` is empty")
+    _named(store, key)
+    if not callable(up) or not all(f is None or callable(f) for f in (down, check)):
+        raise MigrationsRejected(f"each({store}): up, down and check must be functions")
     return Step("each", store, up=up, down=down, check=check, fields=paths, key=key)
 
 

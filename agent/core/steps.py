@@ -13,7 +13,7 @@ from agent.ground.errors import ValidationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
 _MISSING = object()
 
@@ -22,15 +22,14 @@ class StepFault(ValueError):
     """Why a step cannot be done, in words that hold nothing of the record."""
 
 
-
-def _filled(value: Any, context: Context) -> Any:
+def filled(value: Any, context: Context) -> Any:
     """`value` with the run's own values in place of their names; always a fresh copy."""
     if isinstance(value, FromRun):
         return getattr(context, value.name)
     if isinstance(value, dict):
-        return {k: _filled(v, context) for k, v in value.items()}
+        return {k: filled(v, context) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_filled(v, context) for v in value]
+        return [filled(v, context) for v in value]
     return value
 
 
@@ -38,6 +37,14 @@ def field(record: Any, path: tuple[str, ...]) -> Any:
     """The value at `path`, or None where there is none."""
     found = _get(record, path)
     return None if found is _MISSING else found
+
+
+def field_reader(path: tuple[str, ...]) -> Callable[[Any], Any]:
+    """`field` for one path and many records; most paths have one part and need no loop."""
+    if len(path) != 1:
+        return lambda record: field(record, path)
+    name = path[0]
+    return lambda record: record.get(name) if type(record) is dict else None
 
 
 def _get(record: Any, path: tuple[str, ...]) -> Any:
@@ -68,7 +75,7 @@ def _set_field(step: Step, record: dict[str, Any], context: Context) -> bool:
         return False
     value = step.value
     if type(value) not in (int, str, bool):
-        value = _filled(value, context)
+        value = filled(value, context)
     parent[step.path[-1]] = value
     return True
 
@@ -108,7 +115,7 @@ def _map_value(step: Step, record: dict[str, Any], context: Context) -> bool:
         raise StepFault(f"the mapping does not know the value of {'.'.join(step.path)}")
     parent = _parent(record, step.path, make=False)
     assert parent is not None
-    parent[step.path[-1]] = _filled(known[0], context)
+    parent[step.path[-1]] = filled(known[0], context)
     return not same_value(value, known[0])
 
 
@@ -117,21 +124,27 @@ def _each(step: Step, record: dict[str, Any], context: Context) -> bool:
     before = decode(encode(record))
     answer = step.up(record, context)
     if isinstance(answer, Keep):
-        answer = before
+        record.clear()
+        record.update(before)  # what up() did to it before it said KEEP does not count
+        return False
     if type(answer) is not dict:
         raise StepFault(f"up() returned {type(answer).__name__}, not an object or KEEP")
-    if answer is not record:
-        answer = dict(answer)
-        record.clear()
-        record.update(answer)
-    # Read back as it will be written: a tuple becomes a list here, not on flash.
-    after = decode(encode(record))
+    try:
+        text = encode(answer)
+        text.encode()  # half a surrogate pair has no place on flash
+        after = decode(text)
+    except (TypeError, ValueError, RecursionError):
+        raise StepFault("what up() returned is no JSON value") from None
     outside = undeclared_change(before, after, step.fields)
     if outside is not None:
         raise StepFault(f"up() changed {'.'.join(outside)}, which `fields` does not declare")
-    if step.check is not None and step.check(after) is False:
+    if step.check is not None and step.check(decode(text)) is False:
         raise StepFault("its check() failed")
-    return not same_value(before, record)
+    # The record goes on as it will be read from flash: a tuple is a list for the next step too, and
+    # nothing in it is shared with the author's own objects.
+    record.clear()
+    record.update(after)
+    return not same_value(before, after)
 
 
 _READINGS = {

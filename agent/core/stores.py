@@ -7,7 +7,8 @@ and never guesses. Nothing here opens a file.
 
 from __future__ import annotations
 
-from agent.core.steps import field
+from agent.core.steps import field, field_reader
+from agent.ground.codec import encode
 from agent.ground.errors import MigrationsRejected
 from agent.ground.words import nearest
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     Totals = dict[str, list[int]]
+
+# Currencies appear in reports; what is longer than any code of one is not repeated there.
+CURRENCY_CHARS_MAX = 12
 
 _STORE_KEYS = ("unsettled", "amount", "currency", "timestamps", "prune", "bytes_exact")
 _RULE_KEYS = ("field", "values", "key", "key_prefix", "each_item", "every_record")
@@ -32,6 +36,9 @@ def _only(given: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
                 f'stores.json: {where} holds "{word}"; did you mean "{nearest(word, known)}"?'
             )
     return given
+
+
+_PLAIN = (str, int, bool, type(None))
 
 
 def _path(text: Any) -> tuple[str, ...]:
@@ -52,10 +59,30 @@ def _rule(given: Any, store: str) -> tuple[str, Any, Any, bool]:
     return "field", _path(given["field"]), tuple(given["values"]), several
 
 
+def _words_of(values: list[Any]) -> tuple[str, ...] | None:
+    """Texts as they stand in JSON that escapes nothing; None where a value is no such text."""
+    if all(type(value) is str and encode(value) == f'"{value}"' for value in values):
+        return tuple(f'"{value}"' for value in values)
+    return None
+
+
 class Store:
     """The rules of one store at one schema version."""
 
-    __slots__ = ("amount", "bytes_exact", "currency", "name", "prune", "rules", "timestamps")
+    __slots__ = (
+        "_by_field",
+        "_every",
+        "_keys",
+        "_prefixes",
+        "_words",
+        "amount",
+        "bytes_exact",
+        "currency",
+        "name",
+        "prune",
+        "rules",
+        "timestamps",
+    )
 
     # Each rule as (what decides, its argument, the values that count, whether items are sales).
     rules: list[tuple[str, Any, Any, bool]]
@@ -69,14 +96,41 @@ class Store:
         self.timestamps = [_path(p) for p in given.get("timestamps", ())]
         self.prune = given.get("prune")
         self.bytes_exact = bool(given.get("bytes_exact", False))
+        self._every = any(rule[0] == "every_record" for rule in self.rules)
+        self._keys = {rule[1] for rule in self.rules if rule[0] == "key"}
+        self._prefixes = tuple(rule[1] for rule in self.rules if rule[0] == "key_prefix")
+        self._by_field = [(field_reader(r[1]), r[2], r) for r in self.rules if r[0] == "field"]
+        self._words = _words_of([value for _, values, _ in self._by_field for value in values])
+
+    def _by_key(self, key: str) -> bool:
+        return self._every or key in self._keys or key.startswith(self._prefixes)
+
+    def may_be_unsettled(self, key: str, text: str) -> bool:
+        """False only for a record that surely is settled, told without reading its JSON.
+
+        A rule on a field asks for one of a few words. A text in which none of them stands, and no
+        backslash that could spell one in another way, holds none of them as a value.
+        """
+        if self._words is None or self._by_key(key):
+            return True
+        for word in self._words:
+            if word in text:
+                return True
+        return bool(self._words) and "\\" in text
 
     def unsettled_rule(self, key: str, record: Any) -> tuple[str, Any, Any, bool] | None:
         """The first rule by which the record is unsettled, or None when it is settled."""
+        if not self._by_key(key):
+            for read, values, rule in self._by_field:
+                value = read(record)
+                if type(value) in _PLAIN and value in values:
+                    return rule
+            return None
         for rule in self.rules:
             kind, argument, values, _ = rule
             if kind == "field":
                 value = field(record, argument)
-                if type(value) in (str, int, bool, type(None)) and value in values:
+                if type(value) in _PLAIN and value in values:
                     return rule
             elif kind == "key_prefix":
                 if key.startswith(argument):
@@ -99,7 +153,8 @@ class Store:
             amount = field(item, self.amount)
             if amount is not None:
                 currency = field(item, self.currency)
-                yield (currency if type(currency) is str else "?"), amount
+                known = type(currency) is str and len(currency) <= CURRENCY_CHARS_MAX
+                yield (currency if known else "?"), amount
 
 
 class Counter:

@@ -1,8 +1,12 @@
-"""Who else has a file open, read from /proc; used to name the application and to wait for it."""
+"""Who else has a file open: whether anybody has, asked of the kernel, and who, read from /proc."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+
+_SIGURG = 23  # the same number on every Linux port but three; `_signal` is not worth its import
 
 
 class Holder:
@@ -17,6 +21,23 @@ class Holder:
 
     def __repr__(self) -> str:
         return f"{self.name} (pid {self.pid})"
+
+
+def open_elsewhere(fd: int) -> bool | None:
+    """Whether any other open of the file exists on this machine, or None where that cannot be told.
+
+    The kernel grants a write lease only to the file's sole opener (fcntl(2), Leases), whoever else
+    may be hidden from us by users or namespaces; it is asked for and given back at once.
+    Descriptors that share `fd`'s open file description, as after a fork, are no other opens.
+    """
+    try:
+        # Whoever opens the file in between has us told by a signal that is ignored by default.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, _SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError as error:
+        return True if error.errno == errno.EAGAIN else None
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
 
 
 def holders_of(

@@ -108,6 +108,8 @@ class MigrationFiles:
 
         Runs the authors' code: call it only where a hang or a crash is survived.
         """
+        if from_version < 0:
+            raise MigrationsRejected(f"pos.db says schema {from_version}, which no migration reads")
         loaded = [
             self._execute(version, self.names[version - 1], self.sources[version - 1])
             for version in range(from_version + 1, self.head + 1)
@@ -121,7 +123,8 @@ class MigrationFiles:
         try:
             exec(compile(source, name, "exec", dont_inherit=True), namespace)
         except SyntaxError as error:
-            raise MigrationsRejected(f"{name}, line {error.lineno}: {error.msg}") from error
+            line = f", line {error.lineno}" if error.lineno else ""
+            raise MigrationsRejected(f"{name}{line}: {error.msg}") from error
         except MigrationsRejected as error:
             raise MigrationsRejected(f"{name}: {error.message}") from error
         except MemoryError:
@@ -132,6 +135,8 @@ class MigrationFiles:
 
 
 def _normalised(source: bytes) -> bytes:
-    """The file without what editors and checkouts change: line ends and trailing blanks."""
-    lines = source.replace(b"\r\n", b"\n").split(b"\n")
-    return b"\n".join(line.rstrip() for line in lines).strip(b"\n") + b"\n"
+    """The file without what a checkout changes and Python does not see: the kind of line ends.
+
+    Blanks at a line's end stay: inside a long string they are part of a value.
+    """
+    return source.replace(b"\r\n", b"\n").strip(b"\n") + b"\n"

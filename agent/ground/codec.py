@@ -104,6 +104,16 @@ def _int_literal(text: str) -> int | Number:
     return Number(text) if text == "-0" else int(text)
 
 
+# Keys of all objects that one `decode` has made; the agent has one thread.
+_keys_made = 0
+
+
+def _counted(made: dict[str, Any]) -> dict[str, Any]:
+    global _keys_made
+    _keys_made += len(made)
+    return made
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
@@ -116,39 +126,45 @@ def _no_constant(text: str) -> Any:
 
 
 class _Context:
-    """What the C scanner reads its settings from."""
+    """What the C scanner reads its settings from. This one only counts keys."""
 
     strict = True
-    object_hook = None
-    object_pairs_hook = staticmethod(_object)
+    object_hook: Any = staticmethod(_counted)
+    object_pairs_hook: Any = None
     parse_float = staticmethod(_float_literal)
-    parse_int: Any = int
+    parse_int: Any = staticmethod(_int_literal)
     parse_constant = staticmethod(_no_constant)
     memo: Any = None
 
 
-class _ContextWithMinusZero(_Context):
-    parse_int = staticmethod(_int_literal)
+class _ContextWithoutMinusZero(_Context):
+    parse_int = int
 
 
-def _c_readers() -> tuple[Any, Any, Any]:
-    from _json import encode_basestring, encode_basestring_ascii, make_encoder, make_scanner
+class _StrictContext(_Context):
+    """Looks at every object's keys, which takes half as long again."""
 
-    def encode(value: Any, default: Callable[[Any], Any], ascii_only: bool) -> str:
-        text = encode_basestring_ascii if ascii_only else encode_basestring
-        write = make_encoder(None, default, text, None, ":", ",", False, False, False)
-        return "".join(write(value, 0))
-
-    encode([1, {"a": "é"}], str, False)  # a C encoder of another shape fails here, not on a record
-    scan: Any = make_scanner  # its stub knows only json's own decoder as a context
-    return scan(_Context), scan(_ContextWithMinusZero), encode
+    object_hook = None
+    object_pairs_hook = staticmethod(_object)
 
 
-def _package_readers() -> tuple[Any, Any, Any]:
+def _c_readers() -> tuple[Any, Any]:
+    from _json import encode_basestring, make_encoder, make_scanner
+
+    def writer(default: Callable[[Any], Any]) -> Callable[[Any], str]:
+        write = make_encoder(None, default, encode_basestring, None, ":", ",", False, False, False)
+        return lambda value: "".join(write(value, 0))
+
+    writer(str)([1, {"a": "é"}])  # a C encoder of another shape fails here, not on a record
+    return make_scanner, writer
+
+
+def _package_readers() -> tuple[Any, Any]:
     import json
 
     def scanner(context: type[_Context]) -> Any:
         decoder: Any = json.JSONDecoder(
+            object_hook=context.object_hook,
             object_pairs_hook=context.object_pairs_hook,
             parse_float=context.parse_float,
             parse_int=context.parse_int,
@@ -156,18 +172,21 @@ def _package_readers() -> tuple[Any, Any, Any]:
         )
         return decoder.scan_once
 
-    def encode(value: Any, default: Callable[[Any], Any], ascii_only: bool) -> str:
-        return json.dumps(
-            value, default=default, ensure_ascii=ascii_only, separators=(",", ":"), allow_nan=False
-        )
+    def writer(default: Callable[[Any], Any]) -> Callable[[Any], str]:
+        return json.JSONEncoder(
+            default=default, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+        ).encode
 
-    return scanner(_Context), scanner(_ContextWithMinusZero), encode
+    return scanner, writer
 
 
 try:
-    _scan, _scan_minus_zero, _encode = _c_readers()
+    _scanner, _writer = _c_readers()
+    _scan_minus_zero = _scanner(_Context)
 except (ImportError, TypeError, AttributeError):  # another interpreter, or a changed private API
-    _scan, _scan_minus_zero, _encode = _package_readers()
+    _scanner, _writer = _package_readers()
+    _scan_minus_zero = _scanner(_Context)
+_scan, _scan_strictly = _scanner(_ContextWithoutMinusZero), _scanner(_StrictContext)
 
 
 def _depth(text: str) -> int:
@@ -200,12 +219,19 @@ def decode(text: str, depth_max: int = DEPTH_MAX) -> Any:
     # Counting brackets is an upper bound of the depth and costs next to nothing.
     if text.count("[") + text.count("{") > depth_max and _depth(text) > depth_max:
         raise ValueError(f"it nests deeper than {depth_max}")
-    scan = _scan_minus_zero if "-0" in text else _scan
+    # One letter is looked for much faster than two: the second look is rare.
+    scan = _scan_minus_zero if "-" in text and "-0" in text else _scan
     start, end = 0, len(text)
     if text[:1] in " \t\r\n":
         start = end - len(text.lstrip(" \t\r\n"))
+    global _keys_made
+    _keys_made = 0
     try:
         value, stop = scan(text, start)
+        # Each key in the text has a colon of its own. As many colons as keys made: no key stood
+        # twice. More of them: a string holds one, or a key did, which the strict reading tells.
+        if text.count(":") != _keys_made:
+            value, stop = _scan_strictly(text, start)
     except StopIteration as stopped:
         raise ValueError(f"no JSON value at character {stopped.value}") from None
     except (ValueError, SystemError) as error:
@@ -217,7 +243,7 @@ def decode(text: str, depth_max: int = DEPTH_MAX) -> Any:
         raise ValueError(f"it nests deeper than {depth_max}") from None
     if stop != end and text[stop:].strip(" \t\r\n"):
         raise ValueError(f"something follows the JSON value at character {stop}")
-    if "\\ud" in text or "\\uD" in text:
+    if "\\" in text and ("\\ud" in text or "\\uD" in text):
         try:
             encode(value).encode()
         except UnicodeEncodeError:
@@ -225,31 +251,48 @@ def decode(text: str, depth_max: int = DEPTH_MAX) -> Any:
     return value
 
 
+def _literal_writer(mark: str) -> tuple[Callable[[Any], str], list[str]]:
+    """An encoder that puts `mark` where a Number stands, and the list where it puts literals."""
+    literals: list[str] = []
+
+    def literal(number: Any) -> str:
+        if not isinstance(number, Number):
+            raise TypeError(f"{type(number).__name__} has no JSON form")
+        literals.append(number.text)
+        return mark
+
+    return _writer(literal), literals
+
+
+_write, _literals = _literal_writer(_MARKS[0])
+
+
 def encode(value: Any) -> str:
     """Compact JSON text of `value`, non-ASCII as it is, number literals as they were read.
 
     Raises TypeError for what JSON has no word for and ValueError for NaN and Infinity.
     """
-    for mark in _MARKS:
-        literals: list[str] = []
+    _literals.clear()  # an encoding that failed may have left some
+    text = _write(value)
+    if not _literals:
+        return text
+    whole = _filled_in(text, _MARKS[0], _literals)
+    if whole is not None:
+        return whole
+    for mark in _MARKS[1:]:
+        write, literals = _literal_writer(mark)
+        whole = _filled_in(write(value), mark, literals)
+        if whole is not None:
+            return whole
+    raise ValueError("the value holds every mark the encoder knows")
 
-        def literal(number: Any, mark: str = mark, literals: list[str] = literals) -> str:
-            if not isinstance(number, Number):
-                raise TypeError(f"{type(number).__name__} has no JSON form")
-            literals.append(number.text)
-            return mark
 
-        text: str = _encode(value, literal, False)
-        if not literals:
-            break
-        parts = text.split(f'"{mark}"')
-        if len(parts) == len(literals) + 1:  # else a string of the value is the mark itself
-            literals.append("")
-            text = "".join([piece for pair in zip(parts, literals) for piece in pair])
-            break
-    else:
-        raise ValueError("the value holds every mark the encoder knows")
-    return text
+def _filled_in(text: str, mark: str, literals: list[str]) -> str | None:
+    """The text with literals for marks; None where a string of the value is the mark itself."""
+    parts = text.split(f'"{mark}"')
+    if len(parts) != len(literals) + 1:
+        return None
+    return "".join([piece for pair in zip(parts, [*literals, ""]) for piece in pair])
 
 
 def same_value(a: Any, b: Any) -> bool:
@@ -265,4 +308,6 @@ def same_value(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(same_value(v, b[k]) for k, v in a.items())
     if isinstance(a, list):
         return len(a) == len(b) and all(map(same_value, a, b))
+    if isinstance(a, float):
+        return a == b and repr(a) == repr(b)  # -0.0 is not 0.0
     return bool(a == b)

@@ -65,7 +65,8 @@ def copy_source(
 def settle_copy(places: Places, fd: int) -> None:
     """Make the copy durable under its name, with the owner and mode the application needs."""
     try:
-        copy_ownership(places.pos, fd, places.next)
+        like = places.pos if os.path.lexists(places.pos) else places.folder
+        copy_ownership(like, fd, places.next)
         os.fsync(fd)
         flash.sync_folder(places.folder)
     except OSError as error:

@@ -11,7 +11,7 @@ import os
 import time
 
 from agent.edges import clock
-from agent.edges.holders import holders_of
+from agent.edges.holders import holders_of, open_elsewhere
 from agent.ground.limits import RETRY_INTERVAL_MS
 
 TYPE_CHECKING = False
@@ -19,14 +19,22 @@ if TYPE_CHECKING:
     from agent.edges.filelock import FileLock
     from agent.verbs.desk import Desk
 
-UNKNOWN = "a process of another user (its open files may not be read)"
+UNKNOWN = "a process whose open files may not be read"
 
 
 def late_holders(lock: FileLock) -> list[str]:
-    """Names of the other processes that still have the old file open."""
+    """Names of the other processes that still have the old file open.
+
+    The kernel's word that nobody has is enough. Otherwise /proc says who, as far as it may be read.
+    """
+    elsewhere = open_elsewhere(lock.fd)
+    if elsewhere is False:
+        return []
     found, complete = holders_of(lock.inode, (os.getpid(), os.getppid()))
     names = sorted({repr(holder) for holder in found.values()})
-    return names if complete else [*names, UNKNOWN]
+    # Somebody whom /proc does not show: of another user, or of another namespace.
+    hidden = not complete or (elsewhere is True and not names)
+    return [*names, UNKNOWN] if hidden else names
 
 
 def settle_old_file(lock: FileLock | None, deadline_ms: int, desk: Desk) -> list[str]:

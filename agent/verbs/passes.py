@@ -6,6 +6,7 @@ gets each step exactly once, idempotent or not. The author of a step never sees 
 
 from __future__ import annotations
 
+from agent.core.appending import Appender, only_appends
 from agent.core.plan import Pass, Plan, move_keys, moves_done, run_pass
 from agent.core.steps import shown
 from agent.edges.clock import steady_ms
@@ -137,6 +138,7 @@ def _walk(
     first = f"SELECT {by}, key, value FROM {store} ORDER BY {by} LIMIT ?"
     after = f"SELECT {by}, key, value FROM {store} WHERE {by} > ? ORDER BY {by} LIMIT ?"
     update = f"UPDATE {store} SET value = ? WHERE {by} = ?"
+    appender = Appender(a_pass.steps, contexts) if only_appends(a_pass.steps) else None
     batch_rows = profile.batch_rows_max
     number = cursor.number
     while cursor.number == number:
@@ -153,8 +155,10 @@ def _walk(
             if reason:
                 raise ValidationError(f"{a_pass.store}/{shown(key)}: {reason}")
             record = decode(value, profile.record_depth_max)
-            if run_pass(a_pass, key, record, contexts):
-                text = encode(record)
+            text = appender.appended(value, record) if appender is not None else None
+            if text is None:
+                text = encode(record) if run_pass(a_pass, key, record, contexts) else value
+            if text is not value:
                 changed.append((text, at))
                 size += len(text)
             seen += 1

@@ -69,6 +69,15 @@ class Proof:
         order = "rowid" if has_rowid(self.old, name) else _primary_key(self.old, name)
         columns = "rowid, *" if order == "rowid" else "*"
         select = f"SELECT {columns} FROM {quoted(name)} ORDER BY {order}"
+        usual = self.old.text_factory
+        # As bytes, text need not be UTF-8; and of another type than a BLOB, text stays text.
+        self.old.text_factory = self.new.text_factory = bytearray
+        try:
+            self._same_rows(name, select)
+        finally:
+            self.old.text_factory = self.new.text_factory = usual
+
+    def _same_rows(self, name: str, select: str) -> None:
         new_rows = self.new.execute(select)
         for number, row in enumerate(self.old.execute(select)):
             other = new_rows.fetchone()

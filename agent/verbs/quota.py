@@ -142,10 +142,14 @@ def check_place(places: Places, unproven_allowed: bool) -> None:
 def copy_ownership(source: str, fd: int, path: str) -> None:
     """Give an open file the owner, mode and every extended attribute of `source`.
 
-    Without it the application's next sale would fail as read-only.
+    Without it the application's next sale would fail as read-only. Of a folder, where there is no
+    file to be like, only owner and the rights to read and write are taken.
     """
     like = os.stat(source)
     os.fchown(fd, like.st_uid, like.st_gid)
+    if os.path.isdir(source):
+        os.fchmod(fd, like.st_mode & 0o666)
+        return
     os.fchmod(fd, like.st_mode & 0o7777)
     try:
         names = os.listxattr(source)

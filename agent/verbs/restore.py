@@ -9,7 +9,7 @@ from agent.core.stores import Contract, difference
 from agent.edges import database
 from agent.edges.database import SqliteError, begin, commit, refused_by_sqlite
 from agent.ground.codec import decode, encode
-from agent.ground.errors import BackupCorrupt, UsageError, ValidationError
+from agent.ground.errors import UsageError, ValidationError
 from agent.ground.words import nearest
 from agent.verbs import backup
 
@@ -114,7 +114,10 @@ def lift_counters(
             ).fetchone()
             if row is None or counter.name not in known:
                 continue
-            record = decode(row[0])
+            try:
+                record = decode(row[0])
+            except (ValueError, TypeError):
+                continue  # the application cannot read it either
             value = field(record, counter.field)
             if type(value) is not int:
                 continue
@@ -131,8 +134,6 @@ def lift_counters(
         commit(connection)
     except SqliteError as error:
         raise refused_by_sqlite(error, "lifting the counters") from error
-    except ValueError as error:
-        raise BackupCorrupt(f"a counter's record in the backup cannot be read: {error}") from error
     return lifted
 
 

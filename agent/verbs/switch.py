@@ -13,7 +13,7 @@ from agent.edges.database import left_to_recover, side_files_of
 from agent.edges.filelock import FileLock, try_lock
 from agent.edges.flash import delete, read_file, replace_file, sync_folder
 from agent.ground.codec import decode, encode
-from agent.ground.errors import AgentError, Busy
+from agent.ground.errors import AgentError, Busy, NeedsTechnician
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +99,16 @@ def switch(places: Places, links: bool) -> FileLock:
             os.link(places.pos, places.prev)
             sync_folder(places.folder)
         os.rename(places.next, places.pos)
-        sync_folder(places.folder)
+        try:
+            sync_folder(places.folder)
+        except OSError as error:
+            # Which of the two files a next boot finds is not known; sales must not be made in one
+            # that may not be there.
+            raise NeedsTechnician(
+                f"flash did not confirm the switch ({error.strerror}); restart the terminal, which "
+                "goes on with whichever file is there, both are whole",
+                cause="SWITCH_UNCONFIRMED",
+            ) from error
     except BaseException:
         lock.close()
         raise

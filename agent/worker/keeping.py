@@ -6,6 +6,7 @@ import os
 
 from agent.core import states
 from agent.edges import clock, flash
+from agent.ground.errors import AgentError, BackupCorrupt
 from agent.verbs import backup, build, quota, survey
 from agent.worker.run import Run
 
@@ -13,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agent.core.stores import Contract
     from agent.edges.database import Header
+    from agent.verbs.look import Looked
     from agent.verbs.survey import Survey
 
 
@@ -85,10 +87,25 @@ class Keeping(Run):
             self.writer.add_unsettled(digest)
         return path
 
+    def _reusable_backup(self, looked: Looked) -> backup.BackupInfo | None:
+        """The backup that an earlier attempt took of this very source for this plan, if whole."""
+        mark = self.desk.marker("")
+        for _, _, path in reversed(backup.backup_files(self.places.backups)):
+            try:
+                info = backup.read_info(path)
+                if info.header.get("plan") != self.plan_digest:
+                    continue
+                source = info.end["source"]
+                if (source["size"], source["sha256"]) == looked.identity(self.places, mark):
+                    return backup.verify(path, mark)
+            except (BackupCorrupt, AgentError):
+                continue
+        return None
+
     def _prune_backups(self, keep: str) -> None:
-        """Delete the oldest beyond the profile's number; never the run's own, never the last."""
+        """Delete the oldest beyond the profile's number; never the last, never the run's own."""
         files = [path for _, _, path in backup.backup_files(self.places.backups)]
         surplus = files[: -self.profile.backup_count]
-        gone = [flash.delete(path) for path in surplus if path != keep]
+        gone = [flash.delete(path) for path in surplus if path not in (keep, self.job.restore_from)]
         if gone:
             flash.sync_folder(self.places.backups)

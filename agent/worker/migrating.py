@@ -7,7 +7,7 @@ import os
 from agent.core import decide, states
 from agent.core.terminal import RunRow
 from agent.edges import database, flash
-from agent.ground.errors import AgentError, BackupCorrupt, SchemaTooNew, Unsettled
+from agent.ground.errors import AgentError, SchemaTooNew, Unsettled
 from agent.verbs import backup, build, passes, prove, quota, survey, switch
 from agent.worker.keeping import Keeping
 
@@ -82,7 +82,7 @@ class Migrating(Keeping):
             )
         now, trusted = self._now(found, looked)
         device_id = self._device_id(contract)
-        kept = self._reusable_backup(looked, plan)
+        kept = self._reusable_backup(looked)
         self.desk.enter(states.BUILDING if kept else states.BACKING_UP, size)
         self.may_drop_next = True
         fd = build.create_next(places)
@@ -149,21 +149,6 @@ class Migrating(Keeping):
             switch.drop_prev(places)
         quota.check_space(places, need)
         return left_out
-
-    def _reusable_backup(self, looked: Looked, plan: Plan) -> backup.BackupInfo | None:
-        """The backup that an earlier attempt of this plan took of this very source, if whole."""
-        mark = self.desk.marker("")
-        for _, _, path in reversed(backup.backup_files(self.places.backups)):
-            try:
-                info = backup.read_info(path)
-                if info.header.get("plan") != plan.digest:
-                    continue
-                source = info.end["source"]
-                if (source["size"], source["sha256"]) == looked.identity(self.places, mark):
-                    return backup.verify(path, mark)
-            except (BackupCorrupt, AgentError):
-                continue
-        return None
 
     def _open_successor(self) -> Connection:
         size = os.stat(self.places.pos).st_size

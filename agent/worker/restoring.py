@@ -7,7 +7,13 @@ import os
 from agent.core import states
 from agent.core.terminal import RunRow
 from agent.edges import clock, database, flash
-from agent.ground.errors import AgentError, SchemaTooNew, Unsettled
+from agent.ground.errors import (
+    AgentError,
+    NeedsTechnician,
+    SchemaTooNew,
+    Unsettled,
+    ValidationError,
+)
 from agent.verbs import backup, build, quota, restore, survey
 from agent.worker.keeping import Keeping
 
@@ -24,12 +30,16 @@ class Restoring(Keeping):
 
     def do(self) -> dict[str, Any]:
         """Restore over data that can be read, and so be counted."""
-        looked, _ = self._settle_flash()
-        return self._restore(looked)
-
-    def _restore(self, looked: Looked) -> dict[str, Any]:
-        """Replace pos.db by a backup, having counted what that would lose."""
         info = self._backup_to_restore()
+        try:
+            looked, _ = self._settle_flash()
+            found, lost = self._losses(looked, info)
+        except (NeedsTechnician, ValidationError, database.SqliteError) as error:
+            return self.do_uncounted(error)
+        return self._restore(looked, info, found, lost)
+
+    def _losses(self, looked: Looked, info: backup.BackupInfo) -> tuple[Survey, dict[str, int]]:
+        """What pos.db holds, and how its unsettled records differ from the backup's."""
         places, contracts = self.places, self.files.contracts
         version = looked.header.user_version
         contract = contracts.at(min(version, self.files.head))
@@ -42,10 +52,21 @@ class Restoring(Keeping):
             survey.unsettled_digests(self.source, contract, found, self.limits, self.desk.mark),
             backup.unsettled_entries(info.path),
         )
+        return found, lost
+
+    def _restore(
+        self, looked: Looked, info: backup.BackupInfo, found: Survey, lost: dict[str, int]
+    ) -> dict[str, Any]:
+        """Replace pos.db by a backup, if what that would lose was consented to."""
         check_consent(lost, self.job.discard)
+        places = self.places
+        contract = self.files.contracts.at(min(looked.header.user_version, self.files.head))
+        size = os.stat(places.pos).st_size
         quota.check_space(places, self._restore_need(info, size))
         links = quota.probe(places)
-        present = self._whole_backup(looked.header, contract, size)
+        present = self._reusable_backup(looked) or self._whole_backup(
+            looked.header, contract, size
+        )
         row = self._restored_row(looked, info, present, found)
         counters = restore.highest(contract, found.counters, info.header.get("counters", {}))
         lifted = self._build_restored(info, row, counters)
@@ -138,13 +159,29 @@ class Restoring(Keeping):
             new.close()
         return lifted
 
-    def do_unread(self) -> dict[str, Any]:
-        """Restore over a pos.db that cannot be read; the damaged file keeps a name."""
+    def do_uncounted(self, error: Exception) -> dict[str, Any]:
+        """Restore over data that cannot be counted, if a person said so; else raise why not."""
+        if self.source is not None:
+            self.source.close()
+            self.source = None
+        if self.job.discard == "unknown":
+            return self._restore_unread()
+        if not isinstance(error, AgentError):
+            raise error
+        raise type(error)(
+            f"{error.message}; `--discard unknown` restores over it and keeps the damaged file",
+            **error.facts,
+        ) from error
+
+    def _restore_unread(self) -> dict[str, Any]:
+        """Restore over a pos.db that is damaged or missing; what was there keeps a name."""
         places = self.places
         info = self._backup_to_restore()
         quota.check_space(places, self._restore_need(info, 0))
-        kept = self._keep_damaged()
-        size, digest = flash.digest_file(places.pos, self.desk.marker("damaged"))
+        size, digest = 0, ""
+        if os.path.lexists(places.pos):
+            size, digest = flash.digest_file(places.pos, self.desk.marker("damaged"))
+        kept = self._keep_lone_successor()
         now, trusted = clock.frozen_now(int(info.header["made_ms"]), clock.wall_ms())
         row = RunRow(
             kind="restore",
@@ -165,6 +202,7 @@ class Restoring(Keeping):
             state="open",
         )
         lifted = self._build_restored(info, row, info.header.get("counters", {}))
+        kept = self._keep_damaged() or kept
         result = self._switch(row, False)
         result.update(
             restored=restore.summary_of(info),
@@ -174,19 +212,43 @@ class Restoring(Keeping):
         )
         return result
 
-    def _keep_damaged(self) -> str:
-        """Give the damaged file, and what lies beside it, a second and lasting name."""
+    def _keep_lone_successor(self) -> str:
+        """Where pos.db is missing, a successor may hold all there is: it is moved, not deleted."""
         places = self.places
-        number = 1
-        while os.path.lexists(f"{places.pos}.damaged-{number}"):
-            number += 1
-        kept = f"{places.pos}.damaged-{number}"
+        if os.path.lexists(places.pos) or not os.path.lexists(places.next):
+            return ""
+        kept = self._damaged_name()
+        os.rename(places.next, kept)
         for suffix in database.SIDE_FILES:
-            if os.path.lexists(places.pos + suffix):
-                os.rename(places.pos + suffix, kept + suffix)
-        os.link(places.pos, kept)
+            if os.path.lexists(places.next + suffix):
+                os.rename(places.next + suffix, kept + suffix)
         flash.sync_folder(places.folder)
         return kept
+
+    def _keep_damaged(self) -> str:
+        """Give the damaged file, and what lies beside it, a second and lasting name.
+
+        Last thing before the switch. Cut after it: pos.db has two names, so that no run takes it
+        for whole although its side files are gone; the restore can be asked for again.
+        """
+        places = self.places
+        if not os.path.lexists(places.pos):
+            return ""
+        kept = self._damaged_name()
+        side = [s for s in database.SIDE_FILES if os.path.lexists(places.pos + s)]
+        for suffix in ("", *side):
+            os.link(places.pos + suffix, kept + suffix)
+        flash.sync_folder(places.folder)
+        for suffix in side:
+            flash.delete(places.pos + suffix)
+        flash.sync_folder(places.folder)
+        return kept
+
+    def _damaged_name(self) -> str:
+        number = 1
+        while os.path.lexists(f"{self.places.pos}.damaged-{number}"):
+            number += 1
+        return f"{self.places.pos}.damaged-{number}"
 
 
 def check_consent(lost: dict[str, int], discard: Any) -> None:

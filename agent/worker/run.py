@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from agent.verbs.survey import Survey
     from agent.worker.job import Job
 
+DEVICE_ID_CHARS_MAX = 256  # it travels in every backup's header, which has a bound
+
 
 class Run:
     """The state of one run in this process; everything durable is on flash instead."""
@@ -153,7 +155,7 @@ class Run:
                 value = decode(found[0]) if found is not None else None
             except (ValueError, TypeError):
                 value = None
-            if isinstance(value, str) and value:
+            if isinstance(value, str) and 0 < len(value) <= DEVICE_ID_CHARS_MAX:
                 return value
         return self.config.device_id or "unknown"
 
@@ -211,7 +213,10 @@ class Run:
         if not os.path.lexists(places.prev):
             return
         aside = places.prev + ".unknown"
-        row = look.run_row_of(places.pos)
+        try:
+            row = look.run_row_of(places.pos)
+        except database.SqliteError:
+            row = None  # a restore over a file that is damaged or missing
         ours = (
             row is not None
             and os.path.isfile(places.prev)

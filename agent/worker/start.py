@@ -117,10 +117,12 @@ def _on_recovered(run: Run, job: Job) -> dict[str, Any]:
     sizes = [os.stat(p).st_size for p in (pos, pos + "-wal") if os.path.exists(p)]
     run.desk.allow(sum(sizes))  # SQLite gives no mark while it recovers
     try:
+        if not sizes:
+            raise missing(job.places)  # SQLite would make an empty one
         database.recover(pos)
-    except NeedsTechnician:
-        if isinstance(run, Restoring) and job.discard == "unknown":
-            return run.do_unread()
+    except NeedsTechnician as error:
+        if isinstance(run, Restoring):
+            return run.do_uncounted(error)
         raise
     return run.do()
 

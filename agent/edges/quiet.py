@@ -1,0 +1,176 @@
+"""Looking at a terminal without leaving a trace: is a run on, and what do its databases hold.
+
+Nothing is written, created, recovered or waited for, and no lock is tried that a run starting at
+this moment could stumble over. What cannot be read in that way is not read, and says why.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from agent.edges.database import SqliteError, left_to_recover, open_reading, read_header
+from agent.edges.state import FORMAT, Diary
+from agent.ground.errors import AgentError, sentence_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+    from typing import Callable, TypeVar
+
+    Found = TypeVar("Found")
+
+TRIES_MAX = 3
+_WAITS = (
+    "the application's last writes wait for recovery; start the application, or let "
+    "`posagent boot` do it"
+)
+
+
+class NotNow(AgentError):
+    """The file cannot be read at this moment without a trace; nothing is wrong with it."""
+
+
+def run_is_on(lock_path: str) -> bool:
+    """Whether a posagent holds the terminal's lock.
+
+    Told from /proc/locks, since taking the lock to find out would refuse a run that starts just
+    then. Only where the kernel's list names another device for the file (btrfs and overlays do) is
+    the lock itself asked.
+    """
+    try:
+        found = os.stat(lock_path)
+    except OSError:
+        return False
+    wanted = (os.major(found.st_dev), os.minor(found.st_dev), found.st_ino)
+    doubtful = False
+    try:
+        with open("/proc/locks", encoding="ascii", errors="replace") as locks:
+            for line in locks:
+                fields = line.split()
+                if len(fields) < 6 or fields[1] != "FLOCK":
+                    continue
+                major, minor, inode = fields[5].split(":")
+                if (int(major, 16), int(minor, 16), int(inode)) == wanted:
+                    return True
+                doubtful = doubtful or int(inode) == found.st_ino
+    except (OSError, ValueError):
+        doubtful = True
+    return doubtful and _flock_is_held(lock_path)
+
+
+def _flock_is_held(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def quietly(path: str, read: Callable[[Connection], Found]) -> Found:
+    """What `read` answers for a connection to the SQLite file; not a byte beside it changes.
+
+    A file that an application has open is read under SQLite's own locks, its -wal included. One
+    that nobody has open is read as it lies, and read again when it changed meanwhile. Raises
+    NotNow when only a recovery could tell what it holds, or when somebody is writing all the time,
+    and what `read` raises.
+    """
+    for _ in range(TRIES_MAX):
+        before = _look(path)
+        shared = _is_shared(path)
+        try:
+            answer = _read(path, shared, read)
+        except SqliteError as error:
+            if not shared and _look(path) != before:
+                continue
+            raise NotNow(_words_for(path, error)) from error
+        if shared or _look(path) == before:
+            return answer
+    raise NotNow(f"{path} is being written all the time; ask again")
+
+
+def _read(path: str, shared: bool, read: Callable[[Connection], Found]) -> Found:
+    connection = open_reading(path, shared)
+    try:
+        return read(connection)
+    finally:
+        connection.close()
+
+
+def _is_shared(path: str) -> bool:
+    """Whether to go through SQLite's locks. Raises NotNow where that would need a recovery.
+
+    In WAL mode whoever has the file open keeps a -shm beside it, and a client that finds none
+    would make one.
+    """
+    try:
+        header = read_header(path)
+        if header is None:
+            raise NotNow(f"{path} is no SQLite file")
+        if not header.wal_mode:
+            return True
+        if os.path.exists(path + "-wal") and os.path.exists(path + "-shm"):
+            return True
+        if left_to_recover(path):
+            raise NotNow(_WAITS)
+    except OSError as error:
+        raise NotNow(sentence_for(error)) from error
+    return False
+
+
+def _look(path: str) -> tuple[tuple[int, ...], ...]:
+    """What changes whenever somebody writes the file or opens it for writing in WAL mode."""
+    found = []
+    for name in (path, path + "-wal"):
+        try:
+            seen = os.stat(name)
+        except OSError:
+            found.append((-1,))
+        else:
+            found.append((seen.st_ino, seen.st_size, seen.st_mtime_ns))
+    return tuple(found)
+
+
+def _words_for(path: str, error: SqliteError) -> str:
+    text = str(error)
+    name = os.path.basename(path)
+    if "locked" in text or "busy" in text:
+        return f"{name} is locked by somebody who writes; ask again"
+    if "readonly" in text or "unable to open" in text:
+        return _WAITS
+    if "malformed" in text or "not a database" in text:
+        return f"{name} is damaged ({text})"
+    return f"{name} cannot be read ({text})"
+
+
+class DiaryReader(Diary):
+    """A diary on a connection that is open already; it can be read and nothing else."""
+
+    __slots__ = ()
+
+    def __init__(self, path: str, connection: Connection) -> None:
+        super().__init__(path)
+        self._db = connection
+
+
+def read_diary(path: str, read: Callable[[Diary], Found], empty: Found) -> Found:
+    """What `read` answers for the diary as it lies; `empty` where there is none yet.
+
+    Raises AgentError when it is damaged, newer than this agent or cannot be read quietly.
+    """
+
+    def look(connection: Connection) -> Found:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > FORMAT:
+            raise AgentError(f"the diary has format {version}; this agent reads format {FORMAT}")
+        return read(DiaryReader(path, connection)) if version else empty
+
+    if not os.path.exists(path) or not os.path.getsize(path):
+        return empty
+    return quietly(path, look)
