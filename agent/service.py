@@ -30,9 +30,9 @@ from agent.ground.errors import (
     revive,
 )
 from agent.verbs.desk import Desk
-from agent.verbs.switch import drop_next, read_seal
+from agent.verbs.oldfile import hold_old_file, late_holders
+from agent.verbs.switch import drop_next, read_seal, same_file
 from agent.worker.job import Job
-from agent.worker.start import missing, work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ class Supervisor:
             self._take_flock()
             self._watch_over(job)
             if not os.path.lexists(self.places.pos) and job.discard != "unknown":
+                from agent.worker.start import missing
+
                 raise missing(self.places)
             await self._lock_pos_db(job)
             result = await self._attempts(job)
@@ -101,6 +103,7 @@ class Supervisor:
         finally:
             if self.lock is not None:
                 self.lock.close()
+        self._leave_old_file(job, result)
         self._conclude(job, result)
         return result
 
@@ -154,6 +157,36 @@ class Supervisor:
             now, seen = self._holders(inode)
             earlier &= now
 
+    async def _lock_new_file(self, job: Job) -> None:
+        """Lock pos.db again where a worker died behind its rename: our lock means the old file.
+
+        That one stays locked as well. Raises Busy when an application is in the new file already;
+        what it is writing there must not be taken for what a cut has left.
+        """
+        if self.lock is None:
+            return
+        found = os.stat(self.places.pos)
+        if self.lock.inode != (found.st_dev, found.st_ino):
+            job.old_lock, self.lock = self.lock, None
+            await self._lock_pos_db(job)
+
+    def _leave_old_file(self, job: Job, result: dict[str, Any]) -> None:
+        """Give up the old file's lock, or leave a child behind with it while others use it."""
+        lock = job.old_lock
+        if lock is None:
+            return
+        if not result.get("late_holders") and late_holders(lock):
+
+            def do(reports: int, answers: int) -> None:
+                process.let_go()
+                hold_old_file(lock, Desk(reports, answers))
+
+            child = process.start_child(do, (lock.fd,), self.profile.ram_budget_bytes)
+            os.set_blocking(child.reports, True)
+            os.read(child.reports, 1)  # it has let go of us once it has hung up
+            child.close()
+        lock.close()
+
     def _holders(self, inode: tuple[int, int]) -> tuple[set[tuple[int, int]], bool]:
         found, complete = holders.holders_of(inode, (os.getpid(),))
         return set(found), complete
@@ -161,9 +194,9 @@ class Supervisor:
     def _named(self, inode: tuple[int, int]) -> str:
         found, complete = holders.holders_of(inode, (os.getpid(),))
         names = sorted({repr(holder) for holder in found.values()})
-        if not complete:
-            names.append("a process of another user")
-        return ", ".join(names) or "a program that has ended by now"
+        if not names:
+            return "a program that has ended by now" if complete else "a process of another user"
+        return ", ".join(names)
 
     # Attempts
 
@@ -171,11 +204,13 @@ class Supervisor:
         """Fork workers until one ends by itself or the plan has used up its attempts."""
         deaths = 0
         death: AgentError | None = None
+        asked_for = job.kind
         while True:
             plan = self._pending_plan(job)
             if plan and job.asked:
                 self.diary.forgive(plan)
             job.given_up = self._given_up()
+            await self._lock_new_file(job)
             job.known_runs = self.diary.runs()
             job.run = self._new_run()
             attempt = 0
@@ -187,7 +222,7 @@ class Supervisor:
                 job.attempts = len(self.diary.attempts(plan, self.boot_id))
             self.diary.close()
             watch = await self._one_attempt(job)
-            job.asked = False
+            job.kind, job.asked = asked_for, False
             if watch.found_place:
                 self.diary.came_as_far_as(plan, watch.found_place)
             if attempt:
@@ -217,10 +252,10 @@ class Supervisor:
             result = dict(result, warning=self.warning)
         if said is None or (result["verdict"] == "OK" and "run" in result):
             return result
+        done = {name: value for name, value in result.items() if name != "error"}
         return dict(
-            result,
+            done,
             verdict="OK",
-            error=None,
             warning=result.get("error", self.warning),
             run=said["run"],
             from_version=said["from_version"],
@@ -278,10 +313,13 @@ class Supervisor:
         return _failed(kind(text, cause="GIVEN_UP", plan=plan))
 
     async def _one_attempt(self, job: Job) -> _Watch:
-        keep = () if self.lock is None else (self.lock.fd,)
+        keep = tuple(lock.fd for lock in (self.lock, job.old_lock) if lock is not None)
         job.lock = self.lock
 
         def do(reports: int, answers: int) -> None:
+            # Only the worker needs what a run is made of; here it would lie in memory twice.
+            from agent.worker.start import work
+
             work(job, Desk(reports, answers))
 
         child = process.start_child(do, keep, self.profile.ram_budget_bytes)
@@ -388,6 +426,8 @@ class Supervisor:
             old = os.stat(self.places.prev)
         except OSError:
             return []
+        if same_file(self.places.pos, self.places.prev):
+            return []  # cut before the rename: the file in use, which nothing has replaced yet
         found, _ = holders.holders_of((old.st_dev, old.st_ino), (os.getpid(),))
         return sorted({repr(h) for h in found.values() if h.name != process.HOLDER_NAME})
 
@@ -416,7 +456,11 @@ class Supervisor:
         if self.lock is not None and error.get("code") != "BUSY":
             try:
                 fresh = try_lock(self.places.pos)
-            except (OSError, ConfigError):
+            except OSError as failure:
+                if failure.errno == errno.EROFS:
+                    return True, ""  # whoever can only read needs no lock
+                fresh = None
+            except ConfigError:
                 fresh = None
             if fresh is None:
                 return False, "pos.db is still locked"
@@ -478,6 +522,7 @@ class _Watch:
 
     def _still_in_bounds(self) -> bool:
         """Kill what hangs or eats memory. There is no other way to stop C code."""
+        self.owner.progress.tick()
         if clock.steady_ms() >= self._due:
             self._kill(
                 f"no progress within the deadline of {self._deadline_ms} ms while {self._state}"
@@ -501,7 +546,10 @@ class _Watch:
             self._enter(said)
         elif "switched" in said:
             self.owner.write_history(said["switched"])
-            os.write(self.child.answers, b"+")
+            try:
+                os.write(self.child.answers, b"+")
+            except BrokenPipeError:
+                pass  # it has died meanwhile, which its end will tell
         elif "came_as_far_as" in said:
             self.found_place = _place(states.MIGRATING, int(said["came_as_far_as"]))
         elif "result" in said:

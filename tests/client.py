@@ -1,4 +1,4 @@
-"""A small application on pos.db, as a process of its own: what the agent has to share the file with.
+"""A small application on pos.db, as a process of its own: whom the agent shares the file with.
 
 It is an ordinary SQLite client: it opens the file by name, creates it where it is missing, waits in
 its busy time-out, and calls a sale acknowledged once COMMIT has returned. A test drives it over a

@@ -19,7 +19,10 @@ MIB = 1 << 20
 
 
 def _do(*words: str) -> str:
-    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where mkfs lives
+    done = subprocess.run(
+        words, check=False, capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
     return done.stdout.strip()
 
@@ -57,6 +60,40 @@ def ext4(point: Path, size_bytes: int) -> Iterator[Path]:
         image.unlink()
 
 
+@contextmanager
+def unproven(point: Path) -> Iterator[Path]:
+    """A small file system of a kind that no rule of the switch was tried on: ext2."""
+    image = point.with_name(point.name + ".img")
+    with open(image, "wb") as file:
+        file.truncate(64 * MIB)
+    _do("mkfs.ext4", "-q", "-t", "ext2", str(image))
+    with _mounted(point, "-t", "ext2", "-o", "loop", str(image)):
+        yield point
+
+
+@contextmanager
+def bound(point: Path, other: Path) -> Iterator[None]:
+    """A file under which another one lies by a bind mount."""
+    _do("mount", "--bind", str(other), str(point))
+    try:
+        yield
+    finally:
+        _do("umount", str(point))
+
+
+@contextmanager
+def repaired_ext4(point: Path, image: Path) -> Iterator[Path]:
+    """The file system of an image, checked and repaired as a technician would."""
+    _do("sh", "-c", 'fsck.ext4 -fy "$0" >&2 || test $? -le 2', str(image))
+    with _mounted(point, "-o", "loop", str(image)):
+        yield point
+
+
+def sync(point: Path) -> None:
+    """Bring everything written there to the device."""
+    _do("sync", "--file-system", str(point))
+
+
 def error_trigger(point: Path) -> Path:
     """The file into which a line written makes ext4 find an error and turn read-only."""
     device = _do("findmnt", "--noheadings", "--output", "SOURCE", "--mountpoint", str(point))
@@ -79,20 +116,20 @@ def immutable(path: Path) -> Iterator[None]:
 
 
 def free_bytes(point: Path) -> int:
-    """What root may still write there."""
+    """What may still be written there, by root too: ext4 sets some blocks aside for itself."""
     found = os.statvfs(point)
-    return found.f_bfree * found.f_frsize
+    return found.f_bavail * found.f_frsize
 
 
 def fill(path: Path, leave_bytes: int) -> None:
-    """A file of such a size that `leave_bytes` are left, to a block or two."""
+    """A file of such a size that `leave_bytes` are left, to some blocks."""
     path.touch()
-    for _ in range(3):  # a big file needs blocks of its own to be listed in
-        surplus = free_bytes(path.parent) - leave_bytes
+    for spare in (256 * 1024, 32 * 1024, 0):  # a big file needs blocks of its own to be listed in
+        surplus = free_bytes(path.parent) - leave_bytes - spare
         size = path.stat().st_size
         if surplus > 0:
             _do("fallocate", "--length", str(size + surplus), str(path))
-        elif surplus < 0:
+        elif surplus < 0 and not spare:
             os.truncate(path, max(size + surplus, 0))
 
 

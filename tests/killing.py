@@ -90,10 +90,11 @@ def trace(
     """Run `command`, and kill `victim` right behind the moment `at` of process `watch`.
 
     `kind` says what counts as a moment: "mark" (a line to the supervisor), "change" (any call that
-    others can see) or "any". `at` is the moment's number from 1, or a text: the first moment whose
-    description holds it. 0 kills nothing and only lists. `keep` is a file that is copied, with its
-    side files, to the folder `out` at the moment of death. Every process of the command is gone
-    when this returns.
+    others can see) or "any". `at` is the moment's number from 1, or its description: a call as a
+    whole, a mark from its start; the first that fits counts. 0 kills nothing and only lists. With
+    watch "worker" and victim "supervisor" both are dead at that moment, as after a power cut whose
+    writes all reached flash. `keep` is a file that is copied, with its side files, to the folder
+    `out` at the moment of death. Every process of the command is gone when this returns.
     """
     out.mkdir(parents=True, exist_ok=True)
     words = [watch, victim, kind, str(at), str(out), str(keep or "-"), "--", *command]
@@ -260,10 +261,14 @@ class Tracer:
         if entered is None or failed:
             return False
         text = self._describe(pid, *entered)
-        if text is None or (self.kind != "any" and (self.kind == "mark") != text.startswith("mark")):
+        if text is None or (
+            self.kind != "any" and (self.kind == "mark") != text.startswith("mark")
+        ):
             return False
         self.moments.append(text)
-        return len(self.moments) == int(self.at) if self.at.isdigit() else self.at in text
+        if self.at.isdigit():
+            return len(self.moments) == int(self.at)
+        return text == self.at or (self.at.startswith("mark") and text.startswith(self.at))
 
     def _describe(self, pid: int, name: str, args: list[int]) -> str | None:
         """The call in words, or None when nobody outside can see what it did."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -127,11 +128,26 @@ class Gate:
         (folder / "stores.json").write_text(json.dumps(document))
         self._way_in = -1
 
-    def wait(self) -> None:
-        """Return once the run stands at the gate."""
-        self._way_in = os.open(self.path, os.O_WRONLY)
+    def wait(self, run: subprocess.Popen[str]) -> None:
+        """Return once the run stands at the gate; fails when it ends before it."""
+        while self._way_in < 0:
+            try:
+                self._way_in = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:  # nobody reads at the other end yet
+                try:
+                    run.wait(timeout=0.005)
+                except subprocess.TimeoutExpired:
+                    continue
+                raise AssertionError(run.communicate()) from None
         os.unlink(self.path)
 
     def open(self) -> None:
         """Let the run go on; nothing waits here a second time."""
+        os.close(self._way_in)
+
+    def wait_for_death(self) -> None:
+        """Return once the worker that stood at the gate has ended; the next run passes."""
+        poll = select.poll()
+        poll.register(self._way_in, 0)  # an error is told always: the reader is gone
+        poll.poll()
         os.close(self._way_in)

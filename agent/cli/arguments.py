@@ -98,7 +98,7 @@ def parse(arguments: list[str]) -> Command:
             if option is None:
                 raise UsageError(_unknown("option", name, (*EVERYWHERE, *own)))
             if option[0] and not equals:
-                if not rest:
+                if not rest or rest[0].startswith("--"):
                     raise UsageError(f"{name} needs {option[0]}")
                 value = rest.pop(0)
             if not option[0] and equals:
@@ -140,20 +140,26 @@ def _unknown(what: str, word: str, known: tuple[str, ...]) -> str:
 
 def help_text(verb: str) -> str:
     """The help of one verb, or of all."""
+    from agent.cli.output import wrap
+
     if verb in VERBS:
         entry = VERBS[verb]
         words = " ".join(f"[{w[:-1]}]" if w.endswith("?") else w for w in entry.words)
         lines = [f"posagent [--root DIR] [--config FILE] {verb} {words}".rstrip()]
-        lines += ["", entry.says, ""]
+        lines += ["", *wrap("", entry.says), ""]
         lines += _option_lines({**entry.options, **EVERYWHERE})
     else:
         lines = ["posagent [--root DIR] [--config FILE] VERB [--json]", ""]
-        lines += [f"  {name:10} {entry.says}" for name, entry in VERBS.items()]
-        lines += ["", *_option_lines(EVERYWHERE), "  --version              show the version"]
+        for name, entry in VERBS.items():
+            lines += wrap(f"  {name:11}", entry.says)
+        lines += ["", *_option_lines({**EVERYWHERE, "--version": ("", "show the version")})]
     return "\n".join(lines) + "\n"
 
 
 def _option_lines(options: dict[str, tuple[str, str]]) -> list[str]:
-    return [
-        f"  {(name + ' ' + value).rstrip():22} {says}" for name, (value, says) in options.items()
-    ]
+    from agent.cli.output import wrap
+
+    lines = []
+    for name, (value, says) in options.items():
+        lines += wrap(f"  {(name + ' ' + value).rstrip():23}", says)
+    return lines

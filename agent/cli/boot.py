@@ -52,6 +52,10 @@ def nothing_to_do(config: Config) -> int:
             return -1
         if _switch_unreported(config.state_dir + "/seal"):
             return -1
+        if os.path.isdir(config.backups_dir) and any(
+            name.endswith(".tmp") for name in os.listdir(config.backups_dir)
+        ):
+            return -1  # what a cut backup left takes space until the long way removes it
         return version if application_reads(config.migrations_dir, version) else -1
     except (OSError, ValueError, KeyError, TypeError):
         return -1  # the long way finds out and says why

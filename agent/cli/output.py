@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from agent.ground.codec import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from agent.ground.errors import AgentError
@@ -47,3 +48,43 @@ def show_fault(error: Exception, as_json: bool) -> int:
         trace = trace.tb_next
     text = f"a fault of the agent: {type(error).__name__} at {where}; report it"
     return show_error(InternalError(text), as_json)
+
+
+LINE_CHARS_MAX = 80
+
+
+def wrap(label: str, text: str, width: int = LINE_CHARS_MAX) -> list[str]:
+    """`label` and the text behind it, in lines of at most `width`; a longer word stands alone."""
+    lines = [label]
+    blank = " " * len(label)
+    for word in text.split():
+        if len(lines[-1]) > len(blank) and len(lines[-1]) + 1 + len(word) > width:
+            lines.append(blank)
+        apart = " " if len(lines[-1]) > len(blank) else ""
+        lines[-1] += apart + word
+    return lines
+
+
+def table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns two blanks apart; a title that ends in a blank stands over numbers."""
+    widths = [
+        max([len(title.strip()), *(len(row[i]) for row in rows)]) for i, title in enumerate(titles)
+    ]
+
+    def line(cells: tuple[str, ...]) -> str:
+        placed = [
+            cell.rjust(width) if title.endswith(" ") else cell.ljust(width)
+            for cell, width, title in zip(cells, widths, titles)
+        ]
+        return "  ".join(placed).rstrip()
+
+    return [line(tuple(title.strip() for title in titles)), *map(line, rows)]
+
+
+def when(ms: int, trusted: bool) -> str:
+    """A time as people read it, in UTC, with a ? where the clock was not to be trusted."""
+    try:
+        text = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(ms // 1000))
+    except (ValueError, OverflowError, OSError):
+        text = f"{ms} ms"
+    return text if trusted else text + " ?"

@@ -191,7 +191,7 @@ def rename_field(store: str, path: Path, to: Path, *, key: str | None = None) ->
     _named(store, key)
     if path[: len(target)] == target[: len(path)]:
         raise MigrationsRejected(
-            f"rename_field({store}, {'.'.join(path)}, {'.'.join(target)}): one lies within the other"
+            f"rename_field({store}): one of {'.'.join(path)} and {'.'.join(target)} is in the other"
         )
     return Step("rename_field", store, path=path, target=target, key=key, fields=(path, target))
 

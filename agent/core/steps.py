@@ -168,7 +168,7 @@ def apply_step(step: Step, key: str, record: Any, context: Context) -> bool:
         return _READINGS[step.kind](step, record, context)
     except MemoryError:
         raise
-    except (Exception, SystemExit) as error:  # an author's function may raise anything
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # an author may raise anything
         # Words of the author's or of Python's may quote the record; only the place is told.
         reason = str(error) if type(error) is StepFault else _place_of(error)
         raise ValidationError(
@@ -222,7 +222,36 @@ def undeclared_change(
 
 
 def shown(key: Any) -> str:
-    """A record's key as it may appear in a message: bounded, printable."""
+    """A record's key as it may appear in a message: bounded, printable, no card's number."""
     text = key if isinstance(key, str) else repr(key)
     text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 60 else text[:57] + "..."
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return _without_card_numbers(text)
+
+
+def _without_card_numbers(text: str) -> str:
+    """Digits that could be a card's number, masked but for its first six and last four.
+
+    14 to 19 digits with a right check digit (ISO/IEC 7812-1); 13 would hide every time in
+    milliseconds, and 13-digit numbers are no longer issued.
+    """
+    out: list[str] = []
+    run = ""
+    for char in text + " ":
+        if char.isascii() and char.isdigit():
+            run += char
+            continue
+        if 14 <= len(run) <= 19 and _check_digit_fits(run):
+            run = run[:6] + "*" * (len(run) - 10) + run[-4:]
+        out.append(run + char)
+        run = ""
+    return "".join(out)[:-1]
+
+
+def _check_digit_fits(digits: str) -> bool:
+    """The Luhn check of ISO/IEC 7812-1, annex B."""
+    total = 0
+    for place, char in enumerate(reversed(digits)):
+        value = int(char) * (1 + place % 2)
+        total += value - 9 if value > 9 else value
+    return total % 10 == 0

@@ -14,13 +14,17 @@ from agent.ground.words import nearest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     Totals = dict[str, list[int]]
 
-# Currencies appear in reports; what is longer than any code of one is not repeated there.
-CURRENCY_CHARS_MAX = 12
+# Totals by currency go into a backup's header, which has a bound, and into reports. What is longer
+# than a code, and what is beyond the first names in order of the alphabet, is summed as "other".
+CURRENCY_CHARS_MAX = 8
+CURRENCIES_MAX = 32
+OTHER = "other"
+# An integer beyond this is no amount of money; it is counted as odd.
+AMOUNT_MAX = 10**30
 
 _STORE_KEYS = ("unsettled", "amount", "currency", "timestamps", "prune", "bytes_exact")
 _RULE_KEYS = ("field", "values", "key", "key_prefix", "each_item", "every_record")
@@ -38,25 +42,74 @@ def _only(given: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
     return given
 
 
+# What a field may hold to decide whether a record is unsettled; 1.0 and 10.50 decide nothing.
 _PLAIN = (str, int, bool, type(None))
 
 
-def _path(text: Any) -> tuple[str, ...]:
-    return tuple(str(text).split(".")) if text else ()
+def _among(values: tuple[Any, ...], value: Any) -> bool:
+    """Whether a value is one of those, true being no 1."""
+    if type(value) is str:
+        return value in values
+    return any(type(v) is type(value) and v == value for v in values)
+
+
+def _refuse(where: str, fault: str) -> MigrationsRejected:
+    return MigrationsRejected(f"stores.json: {where} {fault}")
+
+
+def _text(given: Any, where: str) -> str:
+    if type(given) is not str or not given:
+        raise _refuse(where, "must be a text")
+    return str(given)
+
+
+def _path(given: Any, where: str) -> tuple[str, ...]:
+    parts = tuple(_text(given, where).split("."))
+    if not all(parts):
+        raise _refuse(where, "is no path to a field")
+    return parts
+
+
+def _listed(given: dict[str, Any], key: str, where: str) -> list[Any]:
+    values = given.get(key, [])
+    if type(values) is not list:
+        raise _refuse(f"{key} of {where}", "must be a list")
+    return values
+
+
+def _flag(given: dict[str, Any], key: str, where: str) -> bool:
+    value = given.get(key, False)
+    if type(value) is not bool:
+        raise _refuse(f"{key} of {where}", "must be true or false")
+    return value
+
+
+def _number(given: Any, where: str) -> int:
+    if type(given) is not int:
+        raise _refuse(where, "must be a whole number")
+    return given
 
 
 def _rule(given: Any, store: str) -> tuple[str, Any, Any, bool]:
-    _only(given, _RULE_KEYS, f"a rule of {store}")
-    several = bool(given.get("each_item"))
-    if given.get("every_record"):
-        return "every_record", None, (), several
-    if "key_prefix" in given:
-        return "key_prefix", str(given["key_prefix"]), (), several
-    if "key" in given:
-        return "key", str(given["key"]), (), several
-    if "field" not in given or type(given.get("values")) is not list:
-        raise MigrationsRejected(f"stores.json: a rule of {store} says neither key nor field")
-    return "field", _path(given["field"]), tuple(given["values"]), several
+    where = f"a rule of {store}"
+    _only(given, _RULE_KEYS, where)
+    several = _flag(given, "each_item", where)
+    named = [word for word in ("field", "key", "key_prefix", "every_record") if word in given]
+    if len(named) != 1:
+        raise _refuse(where, "must say one of field, key, key_prefix and every_record")
+    kind = named[0]
+    if (kind == "field") != ("values" in given):
+        raise _refuse(where, "must say field and values together")
+    if kind == "every_record":
+        if not _flag(given, kind, where):
+            raise _refuse(where, "says every_record: false, which no record fits")
+        return kind, None, (), several
+    if kind != "field":
+        return kind, _text(given[kind], where), (), several
+    values = _listed(given, "values", where)
+    if not values or any(type(value) not in _PLAIN for value in values):
+        raise _refuse(f"values of {where}", "must be texts, whole numbers, true, false or null")
+    return kind, _path(given["field"], where), tuple(values), several
 
 
 def _words_of(values: list[Any]) -> tuple[str, ...] | None:
@@ -70,7 +123,9 @@ class Store:
     """The rules of one store at one schema version."""
 
     __slots__ = (
+        "_amount",
         "_by_field",
+        "_currency",
         "_every",
         "_keys",
         "_prefixes",
@@ -90,12 +145,16 @@ class Store:
     def __init__(self, name: str, given: dict[str, Any]) -> None:
         _only(given, _STORE_KEYS, f"store {name}")
         self.name = name
-        self.rules = [_rule(given_rule, name) for given_rule in given.get("unsettled", ())]
-        self.amount = _path(given.get("amount"))
-        self.currency = _path(given.get("currency"))
-        self.timestamps = [_path(p) for p in given.get("timestamps", ())]
+        self.rules = [_rule(rule, name) for rule in _listed(given, "unsettled", name)]
+        self.amount = _path(given["amount"], f"amount of {name}") if "amount" in given else ()
+        self.currency = (
+            _path(given["currency"], f"currency of {name}") if "currency" in given else ()
+        )
+        self._amount, self._currency = field_reader(self.amount), field_reader(self.currency)
+        times = _listed(given, "timestamps", name)
+        self.timestamps = [_path(path, f"a timestamp of {name}") for path in times]
         self.prune = given.get("prune")
-        self.bytes_exact = bool(given.get("bytes_exact", False))
+        self.bytes_exact = _flag(given, "bytes_exact", name)
         self._every = any(rule[0] == "every_record" for rule in self.rules)
         self._keys = {rule[1] for rule in self.rules if rule[0] == "key"}
         self._prefixes = tuple(rule[1] for rule in self.rules if rule[0] == "key_prefix")
@@ -122,15 +181,13 @@ class Store:
         """The first rule by which the record is unsettled, or None when it is settled."""
         if not self._by_key(key):
             for read, values, rule in self._by_field:
-                value = read(record)
-                if type(value) in _PLAIN and value in values:
+                if _among(values, read(record)):
                     return rule
             return None
         for rule in self.rules:
             kind, argument, values, _ = rule
             if kind == "field":
-                value = field(record, argument)
-                if type(value) in _PLAIN and value in values:
+                if _among(values, field(record, argument)):
                     return rule
             elif kind == "key_prefix":
                 if key.startswith(argument):
@@ -139,22 +196,21 @@ class Store:
                 return rule
         return None
 
-    def sales(
-        self, record: Any, rule: tuple[str, Any, Any, bool] | None
-    ) -> Iterator[tuple[str, Any]]:
+    def sales(self, record: Any, rule: tuple[str, Any, Any, bool] | None) -> list[tuple[str, Any]]:
         """(currency, amount) of each sale in a record; a queue record holds several.
 
         The amount is whatever stands there; only an int is added up.
         """
+        found: list[tuple[str, Any]] = []
         if not self.amount:
-            return
+            return found
         several = rule is not None and rule[3] and type(record) is list
         for item in record if several else (record,):
-            amount = field(item, self.amount)
+            amount = self._amount(item)
             if amount is not None:
-                currency = field(item, self.currency)
-                known = type(currency) is str and len(currency) <= CURRENCY_CHARS_MAX
-                yield (currency if known else "?"), amount
+                currency = self._currency(item)
+                found.append((currency if type(currency) is str else "?", amount))
+        return found
 
 
 class Counter:
@@ -164,14 +220,19 @@ class Counter:
 
     def __init__(self, given: dict[str, Any]) -> None:
         _only(given, _COUNTER_KEYS, "a counter")
-        self.name: str = given["name"]
-        self.store: str = given["store"]
-        self.key: str = given["key"]
-        self.field = _path(given["field"])
-        used = given.get("used_in") or {}
-        self.used_store: str | None = used.get("store")
-        self.used_field = _path(used.get("field"))
-        self.wraps_after: int | None = given.get("wraps_after")
+        self.name = _text(given["name"], "name of a counter")
+        self.store = _text(given["store"], f"store of counter {self.name}")
+        self.key = _text(given["key"], f"key of counter {self.name}")
+        self.field = _path(given["field"], f"field of counter {self.name}")
+        self.used_store: str | None = None
+        self.used_field: tuple[str, ...] = ()
+        used = given.get("used_in")
+        if used is not None:
+            _only(used, ("store", "field"), f"used_in of counter {self.name}")
+            self.used_store = _text(used["store"], f"used_in of counter {self.name}")
+            self.used_field = _path(used["field"], f"used_in of counter {self.name}")
+        wraps = given.get("wraps_after")
+        self.wraps_after = None if wraps is None else _number(wraps, f"wraps_after of {self.name}")
 
     def higher(self, a: int, b: int) -> int:
         """The later of two readings. After a wrap the small number is the later one: a reading
@@ -188,13 +249,29 @@ class Contract:
 
     def __init__(self, given: dict[str, Any]) -> None:
         _only(given, ("since", "device_id", "stores", "counters"), "a version")
-        self.since: int = given["since"]
+        self.since = _number(given["since"], "since")
         place = given.get("device_id")
-        self.device_id_at: tuple[str, str] | None = (
-            (place["store"], place["key"]) if place is not None else None
-        )
+        self.device_id_at: tuple[str, str] | None = None
+        if place is not None:
+            _only(place, ("store", "key"), "device_id")
+            self.device_id_at = (
+                _text(place["store"], "store of device_id"),
+                _text(place["key"], "key of device_id"),
+            )
         self.stores = {name: Store(name, rules) for name, rules in given["stores"].items()}
-        self.counters = [Counter(c) for c in given.get("counters", ())]
+        self.counters = [Counter(c) for c in _listed(given, "counters", "a version")]
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """What is looked for in a table that is no store would never be found."""
+        if not self.stores:
+            raise _refuse(f"the version since {self.since}", "names no store")
+        named = [name for c in self.counters for name in (c.store, c.used_store) if name]
+        named += [self.device_id_at[0]] if self.device_id_at else []
+        for name in named:
+            if name not in self.stores:
+                near = nearest(name, self.stores)
+                raise _refuse(f'"{name}"', f'is no store of its version; did you mean "{near}"?')
 
 
 class Contracts:
@@ -210,7 +287,9 @@ class Contracts:
             )
         try:
             low, high = document["app_reads"]
-            self.app_reads = (int(low), int(high))
+            self.app_reads = (_number(low, "app_reads"), _number(high, "app_reads"))
+            if low > high:
+                raise _refuse("app_reads", "must be [lowest, highest]")
             self.versions = [Contract(given) for given in document["versions"]]
             since = [contract.since for contract in self.versions]
             rising = bool(since) and since[0] == 0 and since == sorted(set(since))
@@ -235,13 +314,22 @@ class Tally:
     """What a walk over the stores adds up, in integers, to be equal before and after a run.
 
     Per store the number of records; per store and currency the number of sales and the sum of
-    their amounts, of all and of the unsettled ones. An amount that is no integer is counted as
-    `odd` and cannot be summed.
+    their amounts, of all and of the unsettled ones. An amount that is no integer, or none that
+    money has, is counted as `odd` and cannot be summed. At most CURRENCIES_MAX currencies have
+    sums of their own: which ones does not depend on the order or the stores the records lie in.
     """
 
-    __slots__ = ("odd", "records", "sales", "unsettled_records", "unsettled_sales")
+    __slots__ = (
+        "_currencies",
+        "odd",
+        "records",
+        "sales",
+        "unsettled_records",
+        "unsettled_sales",
+    )
 
     def __init__(self) -> None:
+        self._currencies: set[str] = set()
         self.records: dict[str, int] = {}
         self.unsettled_records: dict[str, int] = {}
         self.sales: dict[str, Totals] = {}
@@ -264,23 +352,40 @@ class Tally:
         if rule is not None:
             self.unsettled_records[name] += 1
         for currency, amount in store.sales(record, rule):
-            if type(amount) is not int:
+            if type(amount) is not int or not -AMOUNT_MAX < amount < AMOUNT_MAX:
                 self.odd[name] += 1
                 continue
-            for totals in (
-                (self.sales[name],)
-                if rule is None
-                else (self.sales[name], self.unsettled_sales[name])
-            ):
-                entry = totals.setdefault(currency, [0, 0])
-                entry[0] += 1
-                entry[1] += amount
+            if currency not in self._currencies:
+                currency = self._admitted(currency)
+            _count(self.sales[name], currency, amount)
+            if rule is not None:
+                _count(self.unsettled_sales[name], currency, amount)
         return rule is not None
 
     def take(self, store: str, counted: dict[str, Any]) -> None:
         """Take a store's figures over from another count of the very same rows."""
         for word, figures in self.as_json().items():
             figures[store] = counted[word][store]
+        for currency in counted["sales"][store]:
+            self._admitted(currency)
+
+    def _admitted(self, currency: str) -> str:
+        """The name under which a currency is summed. Of too many, those first in the alphabet keep
+        their own: whichever comes first, the end is the same."""
+        if len(currency) > CURRENCY_CHARS_MAX or currency == OTHER:
+            return OTHER
+        self._currencies.add(currency)
+        if len(self._currencies) <= CURRENCIES_MAX:
+            return currency
+        last = max(self._currencies)
+        self._currencies.remove(last)
+        for by_store in (self.sales, self.unsettled_sales):
+            for totals in by_store.values():
+                count, amount = totals.pop(last, (0, 0))
+                if count:
+                    entry = totals.setdefault(OTHER, [0, 0])
+                    totals[OTHER] = [entry[0] + count, entry[1] + amount]
+        return OTHER if last == currency else currency
 
     def add_unreadable(self, store: Store) -> None:
         """Count a record that nobody can read; where records may be unsettled, it may be one."""
@@ -310,6 +415,15 @@ class Tally:
             "records": sum(self.unsettled_records.values()),
             "money": {c: {"count": n, "sum": s} for c, (n, s) in sorted(money.items())},
         }
+
+
+def _count(totals: Totals, currency: str, amount: int) -> None:
+    entry = totals.get(currency)
+    if entry is None:
+        totals[currency] = [1, amount]
+    else:
+        entry[0] += 1
+        entry[1] += amount
 
 
 def difference(

@@ -55,6 +55,14 @@ class Announcer:
             self._shown_ms, self._shown_state = at, state
             self._show(snapshot.line(), lasting=not self._live)
 
+    def tick(self) -> None:
+        """Time went by without a mark: people must not take a long call for a dead program."""
+        if not self._quiet and not self._live and self._shown_state:
+            at = steady_ms()
+            if at - self._shown_ms >= self._interval_ms:
+                self._shown_ms = at
+                self._show(self._meter.now.line(), lasting=True)
+
     def note(self, text: str) -> None:
         """Something that happened and stays visible."""
         if not self._quiet:

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 
 SqliteError = sqlite.Error
 DatabaseError = sqlite.DatabaseError
+SQLITE_VERSION: str = sqlite.sqlite_version
 OLDEST_SQLITE = (3, 8, 3)  # WITHOUT ROWID from 3.8.2, common table expressions from 3.8.3
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
+# A source is read from its first row to its last, and no page is wanted twice.
+SOURCE_CACHE_BYTES_MAX = 262_144
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\x00"
 
@@ -184,16 +187,22 @@ def side_files_of(path: str) -> list[str]:
 def open_source(path: str, cache_bytes: int) -> Connection:
     """Read a recovered, locked file. It cannot change, so nothing beside it is looked at."""
     connection = _connect(path, "mode=ro&immutable=1")
+    cache_bytes = min(cache_bytes, SOURCE_CACHE_BYTES_MAX)
     connection.execute(f"PRAGMA cache_size=-{max(cache_bytes // 1024, 16)}")
     connection.execute("PRAGMA temp_store=MEMORY")
     return connection
 
 
 def open_shared(path: str, timeout_s: float = 2.0) -> Connection:
-    """Read pos.db as any other client would, under SQLite's own locks, without writing to it."""
+    """Read pos.db as any other client would, under SQLite's own locks, without writing to it.
+
+    Without readonly_shm a reader would move marks in the -shm, or make one. Go through
+    `edges/quiet`, which knows when not even this leaves no trace.
+    """
     connection: Connection = sqlite.connect(
-        _uri(path, "mode=ro"), uri=True, isolation_level=None, timeout=timeout_s
+        _uri(path, "mode=ro&readonly_shm=1"), uri=True, isolation_level=None, timeout=timeout_s
     )
+    connection.execute("PRAGMA temp_store=MEMORY")
     return connection
 
 

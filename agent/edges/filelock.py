@@ -59,3 +59,15 @@ def try_lock(path: str) -> FileLock | None:
             "application out and will not run here"
         ) from error
     return FileLock(fd)
+
+
+def locks_are_there(path: str) -> bool:
+    """Whether the kernel and the file system of `path` have these locks. Takes none."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _request(fcntl.F_RDLCK))
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True

@@ -52,14 +52,18 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
     """Make `path` hold exactly `data`, durably.
 
     Power gone before the rename: the old file, whole, and a left-over `.tmp` that the next call
-    overwrites. Between rename and folder sync: the old or the new file, whole. After the return:
+    deletes. Between rename and folder sync: the old or the new file, whole. After the return:
     the new one.
     """
     temporary = path + ".tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    delete(temporary)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         write_all(fd, data)
         os.fsync(fd)
+    except BaseException:
+        delete(temporary)  # a file whose fsync failed is never synced again
+        raise
     finally:
         os.close(fd)
     os.replace(temporary, path)
@@ -141,9 +145,12 @@ def digest_file(path: str, mark: Callable[[int], None] | None = None) -> tuple[i
 
 
 def free_bytes(path: str) -> int:
-    """Bytes that this process may still write on the file system of `path`."""
+    """Bytes that may still be written on the file system of `path`.
+
+    Blocks that are free but set aside count for nobody: ext4 keeps some that even root is refused.
+    """
     found = os.statvfs(path)
-    return (found.f_bavail if os.geteuid() else found.f_bfree) * found.f_frsize
+    return found.f_bavail * found.f_frsize
 
 
 def total_bytes(path: str) -> int:

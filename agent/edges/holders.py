@@ -65,6 +65,10 @@ def holders_of(
         for descriptor in descriptors:
             try:
                 status = os.stat(f"/proc/{pid}/fd/{descriptor}")
+            except PermissionError:
+                # Root without its powers may list another root's descriptors, not follow them.
+                complete = complete and not _may_hide_holders(pid)
+                break
             except OSError:
                 continue
             if (status.st_dev, status.st_ino) == inode:

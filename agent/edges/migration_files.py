@@ -40,10 +40,7 @@ def migration_names(folder: str) -> list[str]:
     for name in sorted(entries):
         if not name.endswith(".py") or name.startswith((".", "__")):
             continue
-        stem = name[:-3]
-        if not (stem[:4].isdigit() and stem[4:5] == "_" and stem[5:]) or any(
-            c not in _NAME_CHARS for c in stem
-        ):
+        if not is_migration_name(name):
             raise MigrationsRejected(f"{name} is no name of a migration (0007_what_it_does.py)")
         names.append(name)
     for expected, name in enumerate(names, 1):
@@ -111,27 +108,51 @@ class MigrationFiles:
         if from_version < 0:
             raise MigrationsRejected(f"pos.db says schema {from_version}, which no migration reads")
         loaded = [
-            self._execute(version, self.names[version - 1], self.sources[version - 1])
+            _executed(
+                version,
+                self.names[version - 1],
+                self.sources[version - 1],
+                self.checksums[version - 1],
+            )
             for version in range(from_version + 1, self.head + 1)
         ]
         plan = Plan(loaded, from_version, self.digest(from_version))
         check_plan(plan, self.contracts)
         return plan
 
-    def _execute(self, version: int, name: str, source: bytes) -> Migration:
-        namespace: dict[str, Any] = {"__name__": f"migration_{version:04d}", "__file__": name}
-        try:
-            exec(compile(source, name, "exec", dont_inherit=True), namespace)
-        except SyntaxError as error:
-            line = f", line {error.lineno}" if error.lineno else ""
-            raise MigrationsRejected(f"{name}{line}: {error.msg}") from error
-        except MigrationsRejected as error:
-            raise MigrationsRejected(f"{name}: {error.message}") from error
-        except MemoryError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise MigrationsRejected(f"{name}: {type(error).__name__}: {error}") from error
-        return migration_from(namespace, version, name, self.checksums[version - 1])
+
+def read_and_execute(folder: str, name: str) -> Migration:
+    """One file by its name, whatever lies beside it. Runs the author's code."""
+    source = _read(folder, name)
+    return _executed(int(name[:4]), name, source, hex_digest(_normalised(source)))
+
+
+def is_migration_name(name: str) -> bool:
+    """Whether a file is named as a migration must be: 0007_what_it_does.py."""
+    stem = name[:-3]
+    return (
+        name.endswith(".py")
+        and stem[:4].isdigit()
+        and stem[4:5] == "_"
+        and stem[5:] != ""
+        and all(c in _NAME_CHARS for c in stem)
+    )
+
+
+def _executed(version: int, name: str, source: bytes, checksum: str) -> Migration:
+    namespace: dict[str, Any] = {"__name__": f"migration_{version:04d}", "__file__": name}
+    try:
+        exec(compile(source, name, "exec", dont_inherit=True), namespace)
+    except SyntaxError as error:
+        line = f", line {error.lineno}" if error.lineno else ""
+        raise MigrationsRejected(f"{name}{line}: {error.msg}") from error
+    except MigrationsRejected as error:
+        raise MigrationsRejected(f"{name}: {error.message}") from error
+    except MemoryError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise MigrationsRejected(f"{name}: {type(error).__name__}: {error}") from error
+    return migration_from(namespace, version, name, checksum)
 
 
 def _normalised(source: bytes) -> bytes:

@@ -142,6 +142,9 @@ def _limit_memory(memory_bytes: int) -> None:
     page = os.sysconf("SC_PAGE_SIZE")
     mapped, private = int(fields[0]) * page, (int(fields[1]) - int(fields[2])) * page
     limit = mapped + max(memory_bytes - private, 1 << 20)
+    outer = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if outer != resource.RLIM_INFINITY:
+        limit = min(limit, outer)  # whoever started us may have set a narrower one
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 

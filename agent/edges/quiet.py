@@ -9,18 +9,26 @@ from __future__ import annotations
 import fcntl
 import os
 
-from agent.edges.database import SqliteError, left_to_recover, open_reading, read_header
+from agent.edges.database import (
+    SqliteError,
+    left_to_recover,
+    open_shared,
+    open_source,
+    read_header,
+)
 from agent.edges.state import FORMAT, Diary
 from agent.ground.errors import AgentError, sentence_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sqlite3 import Connection
-    from typing import Callable, TypeVar
+    from typing import Any, Callable, TypeVar
 
     Found = TypeVar("Found")
 
 TRIES_MAX = 3
+BUSY_WAIT_S = 0.5  # a commit of the application takes less; whoever asks can ask again
+CACHE_BYTES = 262_144  # each page is read once; what the walk needs is a path down the tree
 _WAITS = (
     "the application's last writes wait for recovery; start the application, or let "
     "`posagent boot` do it"
@@ -86,9 +94,11 @@ def quietly(path: str, read: Callable[[Connection], Found]) -> Found:
         shared = _is_shared(path)
         try:
             answer = _read(path, shared, read)
-        except SqliteError as error:
+        except (SqliteError, AgentError) as error:
             if not shared and _look(path) != before:
                 continue
+            if isinstance(error, AgentError):
+                raise
             raise NotNow(_words_for(path, error)) from error
         if shared or _look(path) == before:
             return answer
@@ -96,7 +106,7 @@ def quietly(path: str, read: Callable[[Connection], Found]) -> Found:
 
 
 def _read(path: str, shared: bool, read: Callable[[Connection], Found]) -> Found:
-    connection = open_reading(path, shared)
+    connection = open_shared(path, BUSY_WAIT_S) if shared else open_source(path, CACHE_BYTES)
     try:
         return read(connection)
     finally:
@@ -126,7 +136,7 @@ def _is_shared(path: str) -> bool:
 
 def _look(path: str) -> tuple[tuple[int, ...], ...]:
     """What changes whenever somebody writes the file or opens it for writing in WAL mode."""
-    found = []
+    found: list[tuple[int, ...]] = []
     for name in (path, path + "-wal"):
         try:
             seen = os.stat(name)
@@ -157,6 +167,10 @@ class DiaryReader(Diary):
     def __init__(self, path: str, connection: Connection) -> None:
         super().__init__(path)
         self._db = connection
+
+    def _read(self, sql: str, given: tuple[Any, ...] = ()) -> list[Any]:
+        assert self._db is not None
+        return self._db.execute(sql, given).fetchall()
 
 
 def read_diary(path: str, read: Callable[[Diary], Found], empty: Found) -> Found:

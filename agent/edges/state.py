@@ -70,7 +70,10 @@ class Diary:
         return self._db
 
     def _connect(self) -> Connection:
-        make_folder(os.path.dirname(self.path))
+        try:
+            make_folder(os.path.dirname(self.path))
+        except OSError as error:
+            raise refused(error, f"preparing the folder of {self.path}") from error
         for _ in range(2):
             try:
                 return self._try_connect()
@@ -82,8 +85,10 @@ class Diary:
 
     def _is_damaged(self, text: str) -> bool:
         """Whether what lies there is no diary, rather than flash or another process refusing."""
-        words = ("malformed", "not a database", "no such", "already exists", "no column")
-        return any(word in text for word in words) or os.path.isdir(self.path)
+        words = ("malformed", "not a database", "no such", "already exists", "no column", "decode")
+        if os.path.lexists(self.path) and not os.path.isfile(self.path):
+            return True
+        return any(word in text for word in words)
 
     def _try_connect(self) -> Connection:
         connection = open_diary(self.path)
@@ -113,8 +118,13 @@ class Diary:
         return connection
 
     def _put_aside(self, why: str) -> None:
-        """Rename the diary out of the way; a second one of the same kind replaces the first."""
-        aside = f"{self.path}.{why}"
+        """Rename the diary out of the way; a second one of the same kind replaces the first.
+
+        A folder cannot be replaced, so where one stands in the way the next number is taken.
+        """
+        aside, number = f"{self.path}.{why}", 1
+        while os.path.isdir(aside) or (number == 1 and os.path.isdir(self.path)):
+            aside, number = f"{self.path}.{why}-{number}", number + 1
         try:
             os.replace(self.path, aside)
             for suffix in ("-wal", "-shm", "-journal"):
@@ -142,7 +152,10 @@ class Diary:
             return number
         except SqliteError as error:
             self.close()
-            raise _refused(error) from error
+            if not self._is_damaged(str(error)):
+                raise _refused(error) from error
+        self._put_aside("damaged")
+        return self._write(*statements)
 
     def _read(self, sql: str, given: tuple[Any, ...] = ()) -> list[Any]:
         if self._db is None and not os.path.exists(self.path):
@@ -151,7 +164,10 @@ class Diary:
             return self._open().execute(sql, given).fetchall()
         except SqliteError as error:
             self.close()
-            raise _refused(error) from error
+            if not self._is_damaged(str(error)):
+                raise _refused(error) from error
+        self._put_aside("damaged")
+        return []
 
     # Attempts
 
@@ -256,7 +272,10 @@ class Diary:
         found = []
         for row in reversed(rows):
             entry = dict(zip(("seq", *_HISTORY), row))
-            entry["facts"] = decode(entry["facts"])
+            try:
+                entry["facts"] = decode(entry["facts"])
+            except (ValueError, TypeError):
+                entry["facts"] = {}  # a row that somebody else wrote
             entry["clock_trusted"] = bool(entry["clock_trusted"])
             found.append(entry)
         return found

@@ -20,8 +20,8 @@ class AgentError(Exception):
 
     def __init__(self, message: str, **facts: Any) -> None:
         super().__init__(message)
-        self.message = message
-        self.facts = facts
+        self.message = printable(message)
+        self.facts = {k: printable(v) if type(v) is str else v for k, v in facts.items()}
 
     def as_json(self) -> dict[str, Any]:
         """The object that appears under `error` in every machine-readable answer."""
@@ -142,6 +142,11 @@ def revive(answer: dict[str, Any]) -> AgentError:
         if kind.code == answer.get("code"):
             return kind(str(answer.get("message", "")), **answer.get("facts", {}))
     return InternalError(str(answer.get("message", "unknown error")))
+
+
+def printable(text: str) -> str:
+    """The text with what UTF-8 cannot hold written out: paths need not be UTF-8, reports must."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def sentence_for(error: OSError) -> str:

@@ -10,6 +10,10 @@ ATTEMPTS_WITHOUT_PROGRESS_MAX = 3
 # Power cuts count here only. Twenty boots that all lost power say something about the site.
 ATTEMPTS_TOTAL_MAX = 20
 
+# Bytes between two marks of progress: a second or so on the slowest flash, and few enough marks
+# that telling them costs nothing beside the work.
+BYTES_PER_MARK = 1 << 20
+
 # Longest silence on a terminal or a pipe before people pull the plug (docs/architecture.md).
 PROGRESS_INTERVAL_MS = 5000
 
@@ -33,6 +37,9 @@ REPORT_BYTES_MAX = 65536
 CLOCK_FLOOR_MS = 1_767_225_600_000
 # and up to five years past the newest time known: a clock beyond that is as broken as one at 1970.
 CLOCK_AHEAD_MAX_MS = 5 * 365 * 86_400_000
+
+# The end of the year 9999: a greater number in a record is no time in milliseconds.
+TIME_MS_MAX = 253_402_300_799_999
 
 # Retries of a lock or a look at other holders.
 RETRY_INTERVAL_MS = 20

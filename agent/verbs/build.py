@@ -13,7 +13,7 @@ from agent.edges import database, flash
 from agent.edges.database import SqliteError, refused_by_sqlite
 from agent.ground.digest import sha256
 from agent.ground.errors import AgentError, StorageFull
-from agent.ground.limits import CHUNK_BYTES
+from agent.ground.limits import BYTES_PER_MARK, CHUNK_BYTES
 from agent.verbs import rows
 from agent.verbs.quota import copy_ownership
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from agent.verbs.backup import BackupWriter
-
-BYTES_PER_MARK = 1 << 20
 
 
 def create_next(places: Places) -> int:

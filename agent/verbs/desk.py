@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from agent.ground.codec import encode
-from agent.ground.limits import QUICK_CHECK_BYTES_PER_S
+from agent.ground.limits import BYTES_PER_MARK, QUICK_CHECK_BYTES_PER_S
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,8 +45,16 @@ class Desk:
         self.tell(state=self.state, store=store, done=done, total=self.total)
 
     def marker(self, label: str) -> Callable[[int], None]:
-        """`mark` with its first argument set, for loops that count bytes."""
-        return lambda done: self.mark(label, done)
+        """`mark` with its first argument set, for loops that count bytes: told once per MiB."""
+        told = 0
+
+        def mark(done: int) -> None:
+            nonlocal told
+            if not told <= done < told + BYTES_PER_MARK:
+                told = done
+                self.mark(label, done)
+
+        return mark
 
     def allow(self, size_bytes: int) -> None:
         """One call is coming that gives no mark and whose time grows with a file's size."""

@@ -33,7 +33,7 @@ def late_holders(lock: FileLock) -> list[str]:
     found, complete = holders_of(lock.inode, (os.getpid(), os.getppid()))
     names = sorted({repr(holder) for holder in found.values()})
     # Somebody whom /proc does not show: of another user, or of another namespace.
-    hidden = not complete or (elsewhere is True and not names)
+    hidden = not names if elsewhere else not complete
     return [*names, UNKNOWN] if hidden else names
 
 

@@ -120,6 +120,8 @@ class Proof:
             for number, (key, text) in enumerate(rows_of(self.old, name)):
                 if number % ROWS_PER_MARK == 0:
                     self.mark(name, number)
+                if not store.may_be_unsettled(key, text):
+                    continue
                 record = decode(text)
                 if store.unsettled_rule(key, record) is None:
                     continue

@@ -6,13 +6,13 @@ cannot be read for sure is never guessed at. Memory stays bounded whatever the f
 
 from __future__ import annotations
 
-from agent.core.steps import field, shown
-from agent.core.stores import Contract, Tally
+from agent.core.steps import field_reader, shown
+from agent.core.stores import Contract, Counter, Tally
 from agent.edges.database import SqliteError, has_rowid, quoted, refused_by_sqlite
 from agent.ground.codec import decode
 from agent.ground.digest import sha256
 from agent.ground.errors import NeedsTechnician, ValidationError
-from agent.ground.limits import UNSETTLED_DIGESTS_MAX
+from agent.ground.limits import TIME_MS_MAX, UNSETTLED_DIGESTS_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +54,12 @@ class Survey:
             self.digests.append(digest)
             if len(self.digests) > UNSETTLED_DIGESTS_MAX:
                 self.digests = None
+
+    def watch(self, counter: Counter, value: Any) -> None:
+        """Take one reading of a counter; only whole numbers count."""
+        if type(value) is int:
+            known = self.counters.get(counter.name)
+            self.counters[counter.name] = value if known is None else counter.higher(known, value)
 
 
 def unsettled_digest(store: str, key: Any, value: Any) -> bytes:
@@ -194,6 +200,8 @@ def survey(
     done = 0
     for name, store in contract.stores.items():
         found.tally.start(name)
+        times = [field_reader(path) for path in store.timestamps]
+        counters = _counters_in(contract, name)
         size = 0
         for key, value, record, reason in records_of(connection, name, name in judged, limits):
             done += 1
@@ -210,28 +218,30 @@ def survey(
             size += len(value)
             if found.tally.add(store, key, record):
                 found.add_digest(unsettled_digest(name, key, value))
-            for path in store.timestamps:
-                time = field(record, path)
-                if type(time) is int and time > found.newest_ms:
+            for read in times:
+                time = read(record)
+                if type(time) is int and found.newest_ms < time <= TIME_MS_MAX:
                     found.newest_ms = time
-            _watch_counters(found, contract, name, key, record)
+            for counter, only_key, read in counters:
+                if only_key is None or only_key == key:
+                    found.watch(counter, read(record))
         found.bytes_by_store[name] = size
     if found.digests is not None:
         found.digests.sort()
     return found
 
 
-def _watch_counters(found: Survey, contract: Contract, store: str, key: str, record: Any) -> None:
+def _counters_in(
+    contract: Contract, store: str
+) -> list[tuple[Counter, str | None, Callable[[Any], Any]]]:
+    """Where a store's records tell of a counter: (counter, its own record or None for any, how)."""
+    found: list[tuple[Counter, str | None, Callable[[Any], Any]]] = []
     for counter in contract.counters:
-        if counter.store == store and counter.key == key:
-            value = field(record, counter.field)
-        elif counter.used_store == store:
-            value = field(record, counter.used_field)
-        else:
-            continue
-        if type(value) is int:
-            known = found.counters.get(counter.name)
-            found.counters[counter.name] = value if known is None else counter.higher(known, value)
+        if counter.store == store:
+            found.append((counter, counter.key, field_reader(counter.field)))
+        if counter.used_store == store:
+            found.append((counter, None, field_reader(counter.used_field)))
+    return found
 
 
 def digest_ranges(unsettled: int) -> list[tuple[bytes, bytes]]:

@@ -28,6 +28,7 @@ class Job:
         "kind",
         "known_runs",
         "lock",
+        "old_lock",
         "places",
         "restore_from",
         "run",
@@ -46,3 +47,5 @@ class Job:
         self.known_runs: set[str] = set()
         self.run = ""
         self.lock: FileLock | None = None
+        # On the file that a worker replaced before it died; None until that has happened.
+        self.old_lock: FileLock | None = None

@@ -13,6 +13,7 @@ from agent.ground.errors import (
     SchemaTooNew,
     Unsettled,
     ValidationError,
+    printable,
 )
 from agent.verbs import backup, build, quota, restore, survey
 from agent.worker.keeping import Keeping
@@ -208,7 +209,7 @@ class Restoring(Keeping):
             restored=restore.summary_of(info),
             discarded="unknown",
             counters_lifted=lifted,
-            damaged_file=kept,
+            damaged_file=printable(kept),
         )
         return result
 

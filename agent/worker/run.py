@@ -56,6 +56,10 @@ class Run:
     def _settle_flash(self) -> tuple[Looked, decide.Row]:
         """Act on what an earlier run left until nothing is left to tidy."""
         mark = self.desk.marker("")
+        try:
+            backup.remove_unfinished(self.places.backups)
+        except AgentError:
+            pass  # a folder that refuses is named by whoever has to write there
         while True:
             looked = look.look(
                 self.places,

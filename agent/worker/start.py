@@ -10,7 +10,7 @@ from agent.core.terminal import Places
 from agent.edges import database, flash, process
 from agent.ground.errors import AgentError, NeedsTechnician
 from agent.verbs import restore, survey, switch
-from agent.verbs.oldfile import hold_old_file
+from agent.verbs.oldfile import hold_old_file, settle_old_file
 from agent.worker.keeping import Keeping
 from agent.worker.migrating import Migrating
 from agent.worker.restoring import Restoring
@@ -81,6 +81,7 @@ def work(job: Job, desk: Desk) -> None:
     run: Run | None = None
     try:
         run = _KINDS[job.kind](job, desk)
+        late = settle_old_file(job.old_lock, job.config.profile.deadline_ms, desk)
         result = _on_recovered(run, job)
     except (AgentError, OSError, database.SqliteError) as raised:
         error = _ours(raised, desk.state)
@@ -93,12 +94,17 @@ def work(job: Job, desk: Desk) -> None:
         desk.enter(states.HELD if held else states.FAILED)
         desk.tell(error=error.as_json())
         return
-    late = bool(result.get("late_holders"))
     if late:
+        result["late_holders"] = late
+    held = bool(result.get("late_holders"))
+    if held:
         process.let_go()
-    desk.enter(states.HELD if late else states.DONE)
+    desk.enter(states.HELD if held else states.DONE)
     desk.tell(result=result)
-    if late and job.lock is not None:
+    if held and job.old_lock is not None and job.lock is not None:
+        job.lock.close()  # on the new file, which the application is to have
+        hold_old_file(job.old_lock, desk)
+    elif held and job.lock is not None:
         hold_old_file(job.lock, desk)
 
 
@@ -134,10 +140,11 @@ def missing(places: Places) -> AgentError:
         row = decide.decide(OnFlash(None, 0))
         return NeedsTechnician(
             f"{places.pos} is missing and {', '.join(left)} is there: {row.done}; a technician "
-            "must look at this terminal",
+            "must look at this terminal; `posagent restore --discard unknown` keeps what is there",
             cause="MISSING",
         )
     return NeedsTechnician(
-        f"{places.pos} is missing; install the application's data or restore a backup",
+        f"{places.pos} is missing; install the application's data, or restore a backup with "
+        "`--discard unknown`",
         cause="MISSING",
     )
