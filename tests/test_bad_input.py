@@ -1,7 +1,8 @@
 """Bad input: a clear error, the listed exit code, and nothing changed.
 
 One table. Each row spoils a fresh terminal in one way and names what `boot` and `migrate` answer:
-`boot` answers 12 exactly when the application must not start. Whatever the row, pos.db keeps its
+`boot` answers 12 exactly when the application must not start; where it does, `migrate` is asked
+too, for the plain code. Whatever the row, pos.db keeps its
 bytes, nothing half-made is left, no traceback is shown, and a card number planted in the spoilt
 record appears in no output and in no file that the agent wrote.
 """
@@ -580,11 +581,12 @@ def test_bad_input_gets_a_clear_error_and_changes_nothing(terminal: Terminal, ba
     assert bad.says in error["message"], error["message"]
     assert answer.json.get("app_may_start", True) is (bad.boot != 12)
     assert answer.err == ""
-    asked = terminal.run("migrate")
-    assert asked.code == bad.migrate, asked.out + asked.err
-    assert error["message"] in asked.out + asked.err
     has_no_card(answer)
-    has_no_card(asked)
+    if bad.migrate != bad.boot:
+        asked = terminal.run("migrate")
+        assert asked.code == bad.migrate, asked.out + asked.err
+        assert error["message"] in asked.out + asked.err
+        has_no_card(asked)
     after = files_of(terminal.root)
     for path, data in before.items():
         assert after[path] == data, f"{path} changed"

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from agent.core.stores import Contracts
 
 
+# The meaning of the steps (core/steps). It rises with every change of what a step does to a record,
+# so that a successor begun by another agent is not continued with other readings.
+READINGS = 1
+
+
 class Pass:
     """One walk over one store, or the move of one record.
 
@@ -74,11 +79,13 @@ class Plan:
 
 
 def plan_digest(checksums: list[str], stores_checksum: str, from_version: int) -> str:
-    """What a plan is known by: it changes when a file of it, stores.json or the start changes.
+    """What a plan is known by: it changes when a file of it, stores.json, the start or the meaning
+    of the steps changes.
 
     It can be worked out without executing a migration file.
     """
-    return hex_digest("\n".join([str(from_version), stores_checksum, *checksums]).encode())
+    parts = [f"readings {READINGS}", str(from_version), stores_checksum, *checksums]
+    return hex_digest("\n".join(parts).encode())
 
 
 def passes_of(migrations: list[Migration]) -> list[Pass]:

@@ -208,6 +208,16 @@ def _depth(text: str) -> int:
     return deepest
 
 
+def nests_deeper(text: str, depth_max: int) -> bool:
+    """Whether the JSON of `text` nests deeper than `depth_max`."""
+    # Each level takes two characters, and there are no more levels than opening brackets.
+    return (
+        len(text) > 2 * depth_max
+        and text.count("[") + text.count("{") > depth_max
+        and _depth(text) > depth_max
+    )
+
+
 def decode(text: str, depth_max: int = DEPTH_MAX) -> Any:
     """The value of one JSON text.
 
@@ -216,12 +226,7 @@ def decode(text: str, depth_max: int = DEPTH_MAX) -> Any:
     message, for anything that is not exactly one JSON value, for NaN and Infinity, for a key that
     stands twice in one object, for half a surrogate pair, and for nesting deeper than `depth_max`.
     """
-    # Each level takes two characters, and there are no more levels than opening brackets.
-    if (
-        len(text) > 2 * depth_max
-        and text.count("[") + text.count("{") > depth_max
-        and _depth(text) > depth_max
-    ):
+    if nests_deeper(text, depth_max):
         raise ValueError(f"it nests deeper than {depth_max}")
     # One letter is looked for much faster than two: the second look is rare.
     scan = _scan_minus_zero if "-" in text and "-0" in text else _scan

@@ -11,7 +11,7 @@ from agent.core.plan import Pass, Plan, move_keys, moves_done, run_pass
 from agent.core.steps import shown
 from agent.edges.clock import steady_ms
 from agent.edges.database import SqliteError, begin, commit, has_rowid, quoted, refused_by_sqlite
-from agent.ground.codec import decode, encode
+from agent.ground.codec import decode, encode, nests_deeper
 from agent.ground.errors import ValidationError
 from agent.verbs import rows
 from agent.verbs.survey import why_unreadable
@@ -66,7 +66,7 @@ def run_passes(
             if a_pass.kind == "move":
                 _move(connection, a_pass, cursor)
             elif a_pass.kind == "pick":
-                _pick(connection, a_pass, contexts, cursor)
+                _pick(connection, a_pass, contexts, profile, cursor)
             else:
                 _walk(connection, a_pass, contexts, profile, cursor, on_batch)
         except SqliteError as error:
@@ -109,7 +109,11 @@ def _move(connection: Connection, a_pass: Pass, cursor: Cursor) -> None:
 
 
 def _pick(
-    connection: Connection, a_pass: Pass, contexts: dict[int, Context], cursor: Cursor
+    connection: Connection,
+    a_pass: Pass,
+    contexts: dict[int, Context],
+    profile: Profile,
+    cursor: Cursor,
 ) -> None:
     store = quoted(a_pass.store)
     begin(connection)
@@ -119,7 +123,9 @@ def _pick(
             continue
         record = decode(row[0])
         if run_pass(a_pass, key, record, contexts):
-            connection.execute(f"UPDATE {store} SET value = ? WHERE key = ?", (encode(record), key))
+            text = encode(record)
+            _check_grown(a_pass.store, key, text, profile)
+            connection.execute(f"UPDATE {store} SET value = ? WHERE key = ?", (text, key))
         cursor.done += 1
     _end_of_pass(connection, cursor)
     commit(connection)
@@ -159,6 +165,7 @@ def _walk(
             if text is None:
                 text = encode(record) if run_pass(a_pass, key, record, contexts) else value
             if text is not value:
+                _check_grown(a_pass.store, key, text, profile)
                 changed.append((text, at))
                 size += len(text)
             seen += 1
@@ -178,6 +185,15 @@ def _walk(
         commit(connection)
         on_batch(a_pass, cursor)
         batch_rows = next_batch_rows(batch_rows, steady_ms() - started, profile)
+
+
+def _check_grown(store: str, key: str, text: str, profile: Profile) -> None:
+    """Refuse a record that a step made larger or deeper than the next upgrade would read."""
+    reason = why_unreadable(key, text, profile.record_bytes_max)
+    if not reason and nests_deeper(text, profile.record_depth_max):
+        reason = f"it nests deeper than {profile.record_depth_max}"
+    if reason:
+        raise ValidationError(f"{store}/{shown(key)} after its steps: {reason}", store=store)
 
 
 def next_batch_rows(batch_rows: int, took_ms: int, profile: Profile) -> int:

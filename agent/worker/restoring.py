@@ -65,9 +65,7 @@ class Restoring(Keeping):
         size = os.stat(places.pos).st_size
         quota.check_space(places, self._restore_need(info, size))
         links = quota.probe(places)
-        present = self._reusable_backup(looked) or self._whole_backup(
-            looked.header, contract, size
-        )
+        present = self._reusable_backup(looked) or self._whole_backup(looked.header, contract, size)
         row = self._restored_row(looked, info, present, found)
         counters = restore.highest(contract, found.counters, info.header.get("counters", {}))
         lifted = self._build_restored(info, row, counters)
