@@ -122,7 +122,8 @@ class Supervisor:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             raise Busy(
-                "another posagent is at work on this terminal; `status` tells what"
+                "another posagent is at work on this terminal; `status` tells what",
+                other_agent=True,
             ) from None
 
     def _watch_over(self, job: Job) -> None:
@@ -436,6 +437,8 @@ class Supervisor:
         if late:
             return False, f"the old file is still open in {', '.join(late)}"
         error = result.get("error") or {}
+        if error.get("facts", {}).get("other_agent"):
+            return False, "another posagent is at work; it says when the application may start"
         if error.get("code") == "HELD":
             return False, str(error["message"])
         try:
@@ -611,8 +614,9 @@ def _failed(error: AgentError) -> dict[str, Any]:
 
 def exit_code(result: dict[str, Any], boot: bool) -> int:
     """The process's exit code for a result. `boot` answers 12 exactly when the application must
-    not start."""
-    if boot and not result["app_may_start"]:
+    not start, but for a second agent, which leaves that to the first and answers 5."""
+    other = "error" in result and result["error"].get("facts", {}).get("other_agent")
+    if boot and not result["app_may_start"] and not other:
         return 12
     if "error" in result:
         return revive(result["error"]).exit_code

@@ -224,7 +224,9 @@ class Tracer:
         os.kill(supervisor, signal.SIGKILL)
         _, status = os.waitpid(supervisor, _WALL)
         if target != supervisor:
-            _ptrace(_DETACH, target)  # its lifeline is cut: SIGIO ends it before its next call
+            # Behind the rename it would go on alone; a power cut takes both.
+            os.kill(target, signal.SIGKILL)
+            os.waitpid(target, _WALL)
         return status
 
     def _reap(self, supervisor: int, code: int) -> int:

@@ -284,16 +284,12 @@ def test_nb_5_a_strange_successor_is_deleted_and_the_run_begins_anew(
     assert history(terminal)[0][0] != stale
 
 
-def test_nb_8_a_damaged_successor_costs_an_attempt_and_no_data(tmp_path: Path) -> None:
+def test_nb_8_a_damaged_successor_is_begun_anew_in_the_same_boot(tmp_path: Path) -> None:
     """Its row is whole and names this source, so it is resumed; then SQLite finds pages missing."""
     terminal = small(tmp_path / "t")
     before, source = rows_before(terminal), terminal.sha256()
     cut(terminal, MIGRATING)
     os.truncate(f"{terminal.pos}.next", 40_960)
-    answer = terminal.boot()
-    assert (answer.code, answer.json["app_may_start"]) == (10, True), answer.out
-    assert terminal.sha256() == source
-    assert terminal.listing() == ["pos.db", "posagent"]
     boots_to_the_end(terminal, before, source)
 
 

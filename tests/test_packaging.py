@@ -16,6 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def terminal(tmp_path: Path) -> Path:
 
 def user_version(terminal: Path) -> int:
     """Returns the schema version of a terminal's database, read with our own SQL."""
-    with sqlite3.connect(terminal / "data" / "pos.db") as database:
+    with closing(sqlite3.connect(terminal / "data" / "pos.db")) as database:
         return int(database.execute("PRAGMA user_version").fetchone()[0])
 
 

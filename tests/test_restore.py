@@ -216,22 +216,12 @@ def test_with_nothing_to_discard_a_restore_needs_no_consent_and_refuses_a_needle
     assert reader.soundness(terminal.pos) == []
 
 
-def test_the_backup_of_another_terminal_loses_every_sale_and_says_so(
-    terminal: Terminal, tmp_path: Path
-) -> None:
+def test_the_backup_of_another_terminal_is_refused(terminal: Terminal, tmp_path: Path) -> None:
     other = new_terminal(tmp_path / "other", records=60, unsettled=5, seed=99)
     assert other.run("backup").code == 0
     shutil.copyfile(other.backups / "000001-v0.posbak", terminal.backups / "000002-v0.posbak")
-    answer = refused(terminal, 13, "UNSETTLED", "latest")
-    # Queue, and whatever has the same key on both, counts as changed.
-    lost = answer.json["error"]["facts"]
-    assert lost["newer"] + lost["changed"] == unsettled_records(terminal)
-    assert lost["gone"] + lost["changed"] == unsettled_records(other)
-
-
-def unsettled_records(terminal: Terminal) -> int:
-    """How many records are unsettled; the queue is one."""
-    return len({(at.store, at.key) for at in reader.unsettled(terminal.pos)})
+    answer = refused(terminal, 9, "BACKUP_CORRUPT", "latest")
+    assert answer.json["error"]["facts"] == {"own": terminal.device_id, "theirs": other.device_id}
 
 
 # --- counters ------------------------------------------------------------------------------------

@@ -234,6 +234,14 @@ class Counter:
         wraps = given.get("wraps_after")
         self.wraps_after = None if wraps is None else _number(wraps, f"wraps_after of {self.name}")
 
+    def ahead(self, start: int, value: int) -> int:
+        """How far `value` lies ahead of `start`; 0 where it lies behind, or so far ahead that it
+        must be from before the last wrap."""
+        if self.wraps_after is None:
+            return max(value - start, 0)
+        distance = (value - start) % self.wraps_after
+        return distance if distance <= self.wraps_after // 2 else 0
+
     def higher(self, a: int, b: int) -> int:
         """The later of two readings. After a wrap the small number is the later one: a reading
         more than half the range behind is taken as one turn ahead."""

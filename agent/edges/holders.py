@@ -23,19 +23,30 @@ class Holder:
         return f"{self.name} (pid {self.pid})"
 
 
+def _kernel() -> tuple[int, int]:
+    """The running kernel's version, (0, 0) where it cannot be read."""
+    numbers = os.uname().release.split("-")[0].split(".")
+    try:
+        return int(numbers[0]), int(numbers[1])
+    except (IndexError, ValueError):
+        return 0, 0
+
+
 def open_elsewhere(fd: int) -> bool | None:
     """Whether any other open of the file exists on this machine, or None where that cannot be told.
 
     The kernel grants a write lease only to the file's sole opener (fcntl(2), Leases), whoever else
     may be hidden from us by users or namespaces; it is asked for and given back at once.
-    Descriptors that share `fd`'s open file description, as after a fork, are no other opens.
+    Descriptors that share `fd`'s open file description, as after a fork, are no other opens. Before
+    Linux 5.3 a file's second name could look like a second open, so only a grant says anything.
     """
     try:
         # Whoever opens the file in between has us told by a signal that is ignored by default.
         fcntl.fcntl(fd, fcntl.F_SETSIG, _SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except OSError as error:
-        return True if error.errno == errno.EAGAIN else None
+        refused = error.errno == errno.EAGAIN and _kernel() >= (5, 3)
+        return True if refused else None
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
 

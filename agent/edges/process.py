@@ -83,7 +83,7 @@ def start_child(do: Callable[[int, int], None], keep: tuple[int, ...], memory_by
 
 
 def let_go() -> None:
-    """Outlive the supervisor: the holder of the old file's lock must not end with it."""
+    """Outlive the supervisor: once the rename is done, the old file's lock must not end with it."""
     for name in os.listdir("/proc/self/fd"):
         try:
             flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
@@ -91,7 +91,11 @@ def let_go() -> None:
                 fcntl.fcntl(int(name), fcntl.F_SETFL, flags & ~O_ASYNC)
         except OSError:
             continue  # the descriptor that listed the folder
-    os.setsid()
+    signals.signal(signals.SIGPIPE, signals.SIG_IGN)
+    try:
+        os.setsid()
+    except PermissionError:
+        pass  # it leads a session already: let go before
     with open("/proc/self/comm", "w", encoding="ascii") as file:
         file.write(HOLDER_NAME)
 

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 class Desk:
     """The worker's end. `ask` waits for the supervisor's answer, all else is one-way."""
 
-    __slots__ = ("_answers", "_reports", "state", "total")
+    __slots__ = ("_answers", "_may_be_alone", "_reports", "state", "total")
 
     def __init__(self, reports: int, answers: int) -> None:
         self._reports = reports
         self._answers = answers
+        self._may_be_alone = False
         self.state = ""
         self.total = 0
 
@@ -31,8 +32,12 @@ class Desk:
         """One line to the supervisor."""
         line = encode(said).encode() + b"\n"
         view = memoryview(line)
-        while view:
-            view = view[os.write(self._reports, view) :]
+        try:
+            while view:
+                view = view[os.write(self._reports, view) :]
+        except BrokenPipeError:
+            if not self._may_be_alone:
+                raise
 
     def enter(self, state: str, total: int = 0) -> None:
         """A new state of the run, with how much there is to do in it (records or bytes)."""
@@ -60,11 +65,15 @@ class Desk:
         """One call is coming that gives no mark and whose time grows with a file's size."""
         self.tell(allow_ms=size_bytes * 1000 // QUICK_CHECK_BYTES_PER_S)
 
+    def go_on_alone(self) -> None:
+        """From here on a supervisor that is gone is no reason to stop; nobody is told then."""
+        self._may_be_alone = True
+
     def ask(self, **said: Any) -> None:
-        """Tell, and wait until the supervisor has made it durable. Ends when the supervisor is
-        gone: then nothing more may be claimed."""
+        """Tell, and wait until the supervisor has made it durable. Where the supervisor is gone
+        the process ends, or goes on without a claim if it may."""
         self.tell(**said)
-        if os.read(self._answers, 1) != b"+":
+        if os.read(self._answers, 1) != b"+" and not self._may_be_alone:
             os._exit(3)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ cannot be read for sure is never guessed at. Memory stays bounded whatever the f
 
 from __future__ import annotations
 
-from agent.core.steps import field_reader, shown
+from agent.core.steps import field, field_reader, shown
 from agent.core.stores import Contract, Counter, Tally
 from agent.edges.database import SqliteError, has_rowid, quoted, refused_by_sqlite
 from agent.ground.codec import decode
@@ -28,6 +28,7 @@ class Survey:
     """What one walk found. `digests` is None where there were too many to hold."""
 
     __slots__ = (
+        "_own",
         "bytes_by_store",
         "counters",
         "digests",
@@ -47,6 +48,8 @@ class Survey:
         self.odd_count = 0
         self.odd: list[tuple[str, str, str]] = []
         self.counters: dict[str, int] = {}
+        # What a counter's own record said when the walk began.
+        self._own: dict[str, int] = {}
 
     def add_digest(self, digest: bytes) -> None:
         """Keep a digest while they fit; beyond that they are made again range by range."""
@@ -56,10 +59,20 @@ class Survey:
                 self.digests = None
 
     def watch(self, counter: Counter, value: Any) -> None:
-        """Take one reading of a counter; only whole numbers count."""
-        if type(value) is int:
-            known = self.counters.get(counter.name)
-            self.counters[counter.name] = value if known is None else counter.higher(known, value)
+        """Take one reading of a counter; only whole numbers count.
+
+        Numbers used by a counter that wraps have no highest among themselves. Each is measured
+        from the counter's own record, and the one furthest ahead of that counts.
+        """
+        if type(value) is not int:
+            return
+        name = counter.name
+        start = self._own.get(name)
+        if start is None:
+            known = self.counters.get(name)
+            self.counters[name] = value if known is None else counter.higher(known, value)
+        elif counter.ahead(start, value) > counter.ahead(start, self.counters[name]):
+            self.counters[name] = value
 
 
 def unsettled_digest(store: str, key: Any, value: Any) -> bytes:
@@ -197,6 +210,10 @@ def survey(
     all: what cannot be read must not be lost.
     """
     found = Survey()
+    for counter in contract.counters:
+        own = _own_reading(connection, counter)
+        if own is not None:
+            found._own[counter.name] = found.counters[counter.name] = own
     done = 0
     for name, store in contract.stores.items():
         found.tally.start(name)
@@ -229,6 +246,18 @@ def survey(
     if found.digests is not None:
         found.digests.sort()
     return found
+
+
+def _own_reading(connection: Connection, counter: Counter) -> int | None:
+    """What a counter's own record says, or None where it says nothing that can be read."""
+    try:
+        row = connection.execute(
+            f"SELECT value FROM {quoted(counter.store)} WHERE key = ?", (counter.key,)
+        ).fetchone()
+        value = field(decode(row[0]), counter.field) if row is not None else None
+    except (SqliteError, ValueError, TypeError):
+        return None
+    return value if type(value) is int else None
 
 
 def _counters_in(

@@ -7,7 +7,7 @@ import os
 from agent.core import decide, states
 from agent.core.terminal import RunRow
 from agent.edges import database, flash
-from agent.ground.errors import AgentError, SchemaTooNew, Unsettled
+from agent.ground.errors import AgentError, SchemaTooNew, Unsettled, ValidationError
 from agent.verbs import backup, build, passes, prove, quota, survey, switch
 from agent.worker.keeping import Keeping
 
@@ -59,12 +59,28 @@ class Migrating(Keeping):
         if row.action == decide.RESUME and run_row is not None and self._backup_holds(run_row):
             self.may_drop_next = True
             links = quota.probe(self.places)
-        else:
-            run_row, links = self._prepare(looked, plan, contract)
-        self._run_batches(plan, run_row)
-        before = run_row.before
-        self._prove(plan, before, contract, run_row)
+            try:
+                self._run_and_prove(plan, contract, run_row)
+            except ValidationError as error:
+                # Not the plan may be at fault but what a cut left: a fresh successor tells.
+                self.desk.tell(found="", text=f"the successor left by a cut is no good: {error}")
+                self._begin_anew()
+            else:
+                return self._switch(run_row, links)
+        run_row, links = self._prepare(looked, plan, contract)
+        self._run_and_prove(plan, contract, run_row)
         return self._switch(run_row, links)
+
+    def _run_and_prove(self, plan: Plan, contract: Contract, run_row: RunRow) -> None:
+        self._run_batches(plan, run_row)
+        self._prove(plan, run_row.before, contract, run_row)
+
+    def _begin_anew(self) -> None:
+        if self.successor is not None:
+            self.successor.close()
+            self.successor = None
+        switch.drop_next(self.places)
+        self.desk.enter(states.CHECKING)
 
     def _prepare(self, looked: Looked, plan: Plan, contract: Contract) -> tuple[RunRow, bool]:
         """Checks, survey, backup and copy; ends with a successor that carries its run row."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 from agent.core import states
+from agent.core.steps import shown
 from agent.core.terminal import RunRow
 from agent.edges import clock, database, flash
 from agent.ground.errors import (
     AgentError,
+    BackupCorrupt,
     NeedsTechnician,
     SchemaTooNew,
     Unsettled,
@@ -22,6 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from agent.core.stores import Contract
     from agent.verbs.look import Looked
     from agent.verbs.survey import Survey
 
@@ -47,6 +50,7 @@ class Restoring(Keeping):
         quota.check_place(places, self.profile.unproven_filesystem)
         self.source = database.open_source(places.pos, self.profile.page_cache_bytes)
         survey.check_stores(self.source, contract)
+        self._check_owner(contract, info)
         size = os.stat(places.pos).st_size
         found = self._survey(contract, set(), size)
         lost = restore.losses(
@@ -54,6 +58,17 @@ class Restoring(Keeping):
             backup.unsettled_entries(info.path),
         )
         return found, lost
+
+    def _check_owner(self, contract: Contract, info: backup.BackupInfo) -> None:
+        """Refuse another terminal's backup: its sales are that terminal's to send."""
+        own, theirs = self._device_id(contract), info.header["device_id"]
+        if own != theirs and "unknown" not in (own, theirs):
+            raise BackupCorrupt(
+                f"the backup is of the terminal {shown(theirs)} and this one is {shown(own)}; to "
+                "make this terminal that one, move pos.db away and restore with --discard unknown",
+                own=shown(own),
+                theirs=shown(theirs),
+            )
 
     def _restore(
         self, looked: Looked, info: backup.BackupInfo, found: Survey, lost: dict[str, int]

@@ -6,7 +6,7 @@ import os
 
 from agent.core import decide, states
 from agent.core.terminal import Places, RunRow
-from agent.edges import clock, database, flash
+from agent.edges import clock, database, flash, process
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.codec import decode
 from agent.ground.errors import AgentError, BackupCorrupt
@@ -188,6 +188,9 @@ class Run:
         self.desk.mark("sealed", 1)
         new_lock = switch.switch(places, links)
         self.may_drop_next = False
+        # Whoever has the old file open must stay locked out of it, also if the supervisor dies now.
+        process.let_go()
+        self.desk.go_on_alone()
         self.desk.mark("renamed", 2)
         self.desk.ask(switched=self._history_of(row))
         if not seal.reported:

@@ -99,6 +99,7 @@ def work(job: Job, desk: Desk) -> None:
     held = bool(result.get("late_holders"))
     if held:
         process.let_go()
+        desk.go_on_alone()
     desk.enter(states.HELD if held else states.DONE)
     desk.tell(result=result)
     if held and job.old_lock is not None and job.lock is not None:
