@@ -34,7 +34,7 @@ from agent.ground.errors import (
     StorageFull,
     ValidationError,
 )
-from agent.verbs import backup
+from agent.verbs import backup, backup_bound, backup_folder, backup_reader
 from tests import second_reader
 from tools.termsim.recipe import Recipe
 from tools.termsim.terminal import make_terminal
@@ -78,7 +78,7 @@ def write(
     chunk: int = 65536,
     bytes_max: int = 1 << 40,
     **header: Any,
-) -> backup.BackupInfo:
+) -> backup_reader.BackupInfo:
     """Writes and keeps a backup of `source`; on an error nothing of it may be left."""
     entries = entries or []
     given = {
@@ -105,11 +105,11 @@ def write(
 
 def restored(path: Path) -> bytes:
     """The image as `write_image` writes it over a file that held something longer before."""
-    info = backup.read_info(str(path))
+    info = backup_reader.read_info(str(path))
     with tempfile.TemporaryFile() as file:
         file.write(b"older" * 50_000)
         marks: list[int] = []
-        digest = backup.write_image(str(path), file.fileno(), marks.append)
+        digest = backup_reader.write_image(str(path), file.fileno(), marks.append)
         file.seek(0)
         image = file.read()
     assert digest == hashlib.sha256(image).hexdigest() == info.end["image_sha256"]
@@ -128,12 +128,12 @@ def bitmap(pages: set[int], page_count: int) -> bytearray:
 
 def agree(path: Path) -> second_reader.Backup:
     """What the second reader reads, after everything the agent reads was held against it."""
-    ours, theirs = backup.verify(str(path)), second_reader.read(path.read_bytes())
-    cheap = backup.read_info(str(path))
+    ours, theirs = backup_reader.verify(str(path)), second_reader.read(path.read_bytes())
+    cheap = backup_reader.read_info(str(path))
     for info in (ours, cheap):
         assert (info.header, info.end, info.sha256) == (theirs.header, theirs.end, theirs.digest)
         assert (info.sequence, info.size) == (theirs.header["sequence"], path.stat().st_size)
-    assert list(backup.unsettled_entries(str(path))) == theirs.entries
+    assert list(backup_reader.unsettled_entries(str(path))) == theirs.entries
     assert restored(path) == theirs.image
     return theirs
 
@@ -198,7 +198,7 @@ def refused_by_both(path: Path, data: bytes) -> str:
     with pytest.raises(second_reader.Refused):
         second_reader.read(data)
     with pytest.raises(BackupCorrupt) as caught:
-        backup.verify(str(path))
+        backup_reader.verify(str(path))
     return caught.value.message
 
 
@@ -235,7 +235,7 @@ def test_an_image_that_cannot_be_had_whole_is_refused_while_it_is_written(tmp_pa
     for data in (whole[:-600], whole[:-1] + bytes([whole[-1] ^ 1]), whole + b"\0"):
         path.write_bytes(data)
         with tempfile.TemporaryFile() as file, pytest.raises(BackupCorrupt):
-            backup.write_image(str(path), file.fileno())
+            backup_reader.write_image(str(path), file.fileno())
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_foreign_file_is_refused_at_its_magic(tmp_path: Path, data: bytes) -> 
     """BF-4."""
     assert "begin as a backup does" in refused_by_both(tmp_path / "x.posbak", data)
     with pytest.raises(BackupCorrupt):
-        backup.read_info(str(tmp_path / "x.posbak"))
+        backup_reader.read_info(str(tmp_path / "x.posbak"))
 
 
 def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
@@ -262,9 +262,9 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
     (tmp_path / "folder").mkdir()
     for name in ("pipe", "folder"):
         with pytest.raises(BackupCorrupt, match="regular file"):
-            backup.verify(str(tmp_path / name))
+            backup_reader.verify(str(tmp_path / name))
     with pytest.raises(AgentError, match="No such file"):
-        backup.verify(str(tmp_path / "absent"))
+        backup_reader.verify(str(tmp_path / "absent"))
 
 
 def build(parts: list[tuple[bytes, bytes]], version: int = 1, complement: int = 0xFFFF) -> bytes:
@@ -285,7 +285,7 @@ def test_a_newer_format_is_refused_with_words_that_say_so(tmp_path: Path) -> Non
     with pytest.raises(second_reader.NewerFormat):
         second_reader.read(path.read_bytes())
     with pytest.raises(BackupCorrupt, match="newer agent"):
-        backup.read_info(str(path))
+        backup_reader.read_info(str(path))
     assert "damaged" in refused_by_both(path, build(parts, 3, 0xFFFE))
     assert "never" in refused_by_both(path, build(parts, 0))
 
@@ -450,7 +450,7 @@ def test_a_file_without_a_header_in_front_is_refused(tmp_path: Path) -> None:
     for data in (build([parts[0], parts[1]]), Parts().data()[:-600], Parts().data()[:400]):
         path.write_bytes(data)
         with pytest.raises(BackupCorrupt):
-            backup.read_info(str(path))
+            backup_reader.read_info(str(path))
 
 
 def test_entries_are_not_given_out_of_a_damaged_backup(tmp_path: Path) -> None:
@@ -462,7 +462,7 @@ def test_entries_are_not_given_out_of_a_damaged_backup(tmp_path: Path) -> None:
     for data in (parts.data(), whole[: whole.index(b"USET") + 20], b""):
         path.write_bytes(data)
         with pytest.raises(BackupCorrupt, match=re.escape("x.posbak is not a usable backup")):
-            list(backup.unsettled_entries(str(path)))
+            list(backup_reader.unsettled_entries(str(path)))
 
 
 def reframed(kind: bytes, stored: bytes, raw_bytes: int) -> bytes:
@@ -577,7 +577,7 @@ def test_what_a_power_cut_leaves_is_no_backup_and_the_next_writer_takes_its_plac
     path.unlink()
     for length in (0, 5, 12, 300, len(whole) - 560, len(whole) - 1):
         temporary.write_bytes(whole[:length])
-        assert backup.backup_files(str(tmp_path)) == backup.foreign_files(str(tmp_path)) == []
+        assert backup_folder.backup_files(str(tmp_path)) == backup_folder.foreign_files(str(tmp_path)) == []
         with pytest.raises(BackupCorrupt):
             backup.keep(str(path))
         assert list(tmp_path.iterdir()) == []
@@ -585,7 +585,7 @@ def test_what_a_power_cut_leaves_is_no_backup_and_the_next_writer_takes_its_plac
     write(path, b"b" * 70_000)
     assert restored(path) == b"b" * 70_000
     temporary.write_bytes(whole)
-    assert backup.remove_unfinished(str(tmp_path)) == 1
+    assert backup_folder.remove_unfinished(str(tmp_path)) == 1
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -615,7 +615,7 @@ def test_flash_that_refuses_a_write_is_named_and_the_backup_is_gone(tmp_path: Pa
         write(path, b"a" * 200_000)
         refused = pytest.raises(AgentError, match="while writing the image")
         with tempfile.TemporaryFile() as file, refused:
-            backup.write_image(str(path), file.fileno())
+            backup_reader.write_image(str(path), file.fileno())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -623,7 +623,7 @@ def test_flash_that_refuses_a_write_is_named_and_the_backup_is_gone(tmp_path: Pa
 def test_flash_that_does_not_give_a_backup_back_is_named() -> None:
     """BF-2. A process's memory is a regular file whose first page answers with EIO."""
     with pytest.raises(BackupCorrupt, match="flash does not give it back"):
-        backup.verify("/proc/self/mem")
+        backup_reader.verify("/proc/self/mem")
 
 
 def test_what_stands_in_the_way_of_a_backup_is_named(tmp_path: Path) -> None:
@@ -634,11 +634,11 @@ def test_what_stands_in_the_way_of_a_backup_is_named(tmp_path: Path) -> None:
     with pytest.raises(AgentError, match="while naming the backup"):
         backup.keep(str(path))
     with pytest.raises(AgentError, match="while listing the backups"):
-        backup.backup_files(str(tmp_path / "000007-v2.posbak.tmp"))
+        backup_folder.backup_files(str(tmp_path / "000007-v2.posbak.tmp"))
     with pytest.raises(AgentError, match="while reading the list of free pages"):
-        backup.free_leaf_pages(str(tmp_path / "absent"))
+        backup_bound.free_leaf_pages(str(tmp_path / "absent"))
     with pytest.raises(AgentError, match="while sampling the database"):
-        backup.bound_bytes(str(tmp_path / "absent"), 1, None, 0)
+        backup_bound.bound_bytes(str(tmp_path / "absent"), 1, None, 0)
 
 
 def test_backups_are_listed_by_sequence_and_foreign_files_are_left_alone(tmp_path: Path) -> None:
@@ -659,15 +659,15 @@ def test_backups_are_listed_by_sequence_and_foreign_files_are_left_alone(tmp_pat
     (tmp_path / "000004-v1.posbak").mkdir()
     (tmp_path / "000005-v1.posbak").symlink_to(tmp_path / backups[0])
     folder = str(tmp_path)
-    assert [os.path.basename(path) for _, _, path in backup.backup_files(folder)] == backups
-    assert [(s, v) for s, v, _ in backup.backup_files(folder)] == [(2, 3), (10, 0), (1000000, 12)]
-    assert sorted(map(os.path.basename, backup.foreign_files(folder))) == sorted(
+    assert [os.path.basename(path) for _, _, path in backup_folder.backup_files(folder)] == backups
+    assert [(s, v) for s, v, _ in backup_folder.backup_files(folder)] == [(2, 3), (10, 0), (1000000, 12)]
+    assert sorted(map(os.path.basename, backup_folder.foreign_files(folder))) == sorted(
         [*foreign, "000004-v1.posbak", "000005-v1.posbak"]
     )
-    assert backup.next_sequence(folder) == 1000001
+    assert backup_folder.next_sequence(folder) == 1000001
     absent = str(tmp_path / "absent")
-    assert (backup.backup_files(absent), backup.next_sequence(absent)) == ([], 1)
-    assert backup.backup_name(3, 1) == "000003-v1.posbak"
+    assert (backup_folder.backup_files(absent), backup_folder.next_sequence(absent)) == ([], 1)
+    assert backup_folder.backup_name(3, 1) == "000003-v1.posbak"
 
 
 def with_free_pages(path: Path, page_bytes: int, auto_vacuum: int = 0) -> list[Any]:
@@ -700,12 +700,12 @@ def test_a_database_comes_back_sound_without_its_free_pages(
     """BF-1, BF-6."""
     source, path = tmp_path / "pos.db", tmp_path / "000001-v0.posbak"
     rows = with_free_pages(source, page_bytes, auto_vacuum)
-    free = backup.free_leaf_pages(str(source))
+    free = backup_bound.free_leaf_pages(str(source))
     data = source.read_bytes()
     info = write(path, data, page_bytes=page_bytes, left_out=free)
     assert info.end["left_out"] > 2
     assert info.end["image_sha256"] != info.end["source"]["sha256"]
-    assert info.size <= backup.bound_bytes(str(source), 1, free, 0)
+    assert info.size <= backup_bound.bound_bytes(str(source), 1, free, 0)
     image = tmp_path / "image.db"
     image.write_bytes(agree(path).image)
     assert image.stat().st_size == len(data)
@@ -740,11 +740,11 @@ def test_a_damaged_list_of_free_pages_is_refused_and_never_followed_for_ever(
         "no list but a count": (32, bytes(4)),
         "no SQLite file": (0, b"x"),
     }
-    assert any(backup.free_leaf_pages(str(source)))
+    assert any(backup_bound.free_leaf_pages(str(source)))
     for name, (offset, new) in wrongs.items():
         source.write_bytes(whole[:offset] + new + whole[offset + len(new) :])
         with pytest.raises(ValidationError):
-            print(name, backup.free_leaf_pages(str(source)))
+            print(name, backup_bound.free_leaf_pages(str(source)))
 
 
 def test_the_page_of_the_lock_bytes_is_left_out(tmp_path: Path) -> None:
@@ -757,7 +757,7 @@ def test_the_page_of_the_lock_bytes_is_left_out(tmp_path: Path) -> None:
         db.execute("CREATE TABLE t (a)")
         db.close()
         os.truncate(source, (1 << 30) + 3 * page_bytes)
-        free = backup.free_leaf_pages(str(source))
+        free = backup_bound.free_leaf_pages(str(source))
         page_count = (1 << 30) // page_bytes + 3
         assert free == bitmap({page_count - 2}, page_count)
 
@@ -768,15 +768,15 @@ def test_the_bound_holds_and_is_near_for_a_terminal(tmp_path: Path) -> None:
     summary = make_terminal(root, Recipe(records=12_000, unsettled=50, seed=4, free_share=0.2))
     source = root / "data" / "pos.db"
     assert summary.file_bytes > 70 * 65536
-    free = backup.free_leaf_pages(str(source))
+    free = backup_bound.free_leaf_pages(str(source))
     path = tmp_path / "000001-v0.posbak"
     for level in (1, 6):
-        bound = backup.bound_bytes(str(source), level, free, 0)
+        bound = backup_bound.bound_bytes(str(source), level, free, 0)
         size = write(path, source.read_bytes(), left_out=free, bytes_max=bound).size
         path.unlink()
         assert size <= bound <= 1.3 * size + 80_000
     assert size <= 0.33 * summary.file_bytes
-    assert backup.sample_ratio(str(source), 1, None) < 0.5
+    assert backup_bound.sample_ratio(str(source), 1, None) < 0.5
 
 
 def entries_and_tally(db_path: Path) -> tuple[list[bytes], Tally]:
@@ -794,7 +794,7 @@ def entries_and_tally(db_path: Path) -> tuple[list[bytes], Tally]:
     return sorted(entries), tally
 
 
-def make_sample(path: Path) -> backup.BackupInfo:
+def make_sample(path: Path) -> backup_reader.BackupInfo:
     """A small terminal with free pages and unsettled sales, backed up."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = Recipe(records=150, unsettled=7, seed=11, page_size=1024)
@@ -814,7 +814,7 @@ def make_sample(path: Path) -> backup.BackupInfo:
             source.read_bytes(),
             page_bytes=1024,
             entries=entries,
-            left_out=backup.free_leaf_pages(str(source)),
+            left_out=backup_bound.free_leaf_pages(str(source)),
             sequence=1,
             schema_version=0,
             tally=tally.as_json(),

@@ -33,7 +33,7 @@ FLOORS = [
     Floor(("agent.__main__",), False, "arguments, wiring, exit code"),
     Floor(("agent.cli",), True, "one small module per group of verbs; they share how they print"),
     Floor(("agent.manager",), False, "the gateway's MigrationManager, a thin face of the service"),
-    Floor(("agent.service",), False, "the supervisor: requests, worker life, attempts, watchdog"),
+    Floor(("agent.service",), True, "the supervisor: requests, worker life, attempts, watchdog"),
     Floor(("agent.worker",), True, "one run from preflight to switch, in reading order"),
     Floor(("agent.links",), True, "serial line, socket, console, machine protocol, access"),
     Floor(("agent.verbs",), True, "a restore is a build, a proof and a switch"),

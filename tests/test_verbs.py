@@ -17,7 +17,8 @@ import pytest
 
 from agent.cli.arguments import VERBS, help_text
 from agent.ground import errors
-from agent.service import Supervisor, exit_code
+from agent.service.chronicle import Chronicle
+from agent.service.verdict import exit_code
 from tests.filesystems import MIB, tmpfs
 from tests.terminals import ROOT, Answer, Terminal, new_terminal
 
@@ -111,9 +112,9 @@ def test_the_checks_of_health_are_documented_by_name(upgraded: Terminal) -> None
 
 
 def test_a_death_after_the_switch_is_a_warning_and_ends_with_0() -> None:
-    supervisor = Supervisor.__new__(Supervisor)
-    supervisor.warning = None
-    supervisor.switched = {
+    chronicle = Chronicle.__new__(Chronicle)
+    chronicle.warning = None
+    chronicle.switched = {
         "run": "r",
         "from_version": 0,
         "to_version": 1,
@@ -123,7 +124,7 @@ def test_a_death_after_the_switch_is_a_warning_and_ends_with_0() -> None:
         "backup": None,
     }
     failed = {"verdict": "ROLLED_BACK", "error": errors.InternalError("it died").as_json()}
-    result = supervisor._with_switch(dict(failed, app_may_start=True))
+    result = chronicle.with_switch(dict(failed, app_may_start=True))
     assert "error" not in result
     assert result["warning"] == failed["error"]
     assert (result["verdict"], exit_code(result, boot=True)) == ("OK", 0)

@@ -10,11 +10,11 @@ import os
 
 from agent.core import states
 from agent.edges import database, holders, process, quiet
+from agent.edges.config import places_of
 from agent.edges.flash import read_file
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.codec import decode
 from agent.ground.errors import AgentError, MigrationsRejected, sentence_for
-from agent.service import places_of
 from agent.verbs.switch import read_seal
 from agent.worker.start import missing
 

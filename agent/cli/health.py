@@ -12,11 +12,11 @@ from agent.cli.facts import old_file_users
 from agent.cli.machine import FAIL, MACHINE_CHECKS, OK, WARN
 from agent.cli.output import show, wrap
 from agent.edges import clock, database, flash, quiet
+from agent.edges.config import places_of
 from agent.edges.holders import holders_of
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.errors import EXIT_OK, AgentError, BackupCorrupt, MigrationsRejected
-from agent.service import places_of
-from agent.verbs import backup, rows, switch
+from agent.verbs import backup_folder, backup_reader, rows, switch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,12 +78,12 @@ def _migrations(config: Config, places: Places) -> Said:
 
 def _backups(config: Config, places: Places) -> Said:
     """How many there are, and the newest that reads back whole."""
-    paths = [path for _, _, path in backup.backup_files(config.backups_dir)]
+    paths = [path for _, _, path in backup_folder.backup_files(config.backups_dir)]
     damaged: list[str] = []
     newest = None
     for path in reversed(paths):
         try:
-            newest = os.path.basename(backup.verify(path).path)
+            newest = os.path.basename(backup_reader.verify(path).path)
             break
         except BackupCorrupt:
             damaged.append(os.path.basename(path))
@@ -175,9 +175,9 @@ def _prev_is_not_ours(places: Places) -> str:
 def _clock(config: Config, places: Places) -> Said:
     """Whether the wall clock fits the newest time that is known."""
     newest = 0
-    for _, _, path in backup.backup_files(config.backups_dir):
+    for _, _, path in backup_folder.backup_files(config.backups_dir):
         try:
-            newest = max(newest, int(backup.read_info(path).header["made_ms"]))
+            newest = max(newest, int(backup_reader.read_info(path).header["made_ms"]))
         except AgentError:
             continue
 

@@ -8,7 +8,7 @@ import sys
 from agent.core.terminal import Places
 from agent.edges import database, flash, quiet
 from agent.edges.filelock import locks_are_there
-from agent.verbs import backup, quota
+from agent.verbs import backup_bound, quota
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _space(config: Config, places: Places) -> Said:
     if quiet.run_is_on(places.lock) or not os.path.isfile(places.pos):
         return OK, f"{free} bytes free; not held against a need now", {"free_bytes": free}
     profile = config.profile
-    bound = backup.bound_bytes(places.pos, profile.backup_level, None, 0)
+    bound = backup_bound.bound_bytes(places.pos, profile.backup_level, None, 0)
     need = quota.need_for(os.path.getsize(places.pos), bound, profile)
     there = Places(places.pos, places.state, _folder_of(places.backups), "")
     lacking, free_there = quota.shortage(there, need)

@@ -10,7 +10,7 @@ import os
 
 from agent.edges import quiet
 from agent.ground.errors import AgentError, BackupCorrupt
-from agent.verbs import backup, restore, survey
+from agent.verbs import backup_folder, backup_reader, restore, survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,16 +98,16 @@ def covering_backup(
     verified one and how it differs; and the names of the damaged ones met on the way."""
     newest: dict[str, Any] | None = None
     damaged: list[str] = []
-    for _, _, path in reversed(backup.backup_files(places.backups)):
+    for _, _, path in reversed(backup_folder.backup_files(places.backups)):
         try:
-            info = backup.read_info(path)
+            info = backup_reader.read_info(path)
             if newest is not None and info.header["unsettled"]["records"] != records:
                 continue
-            lost = restore.losses(digests(), backup.unsettled_entries(path))
+            lost = restore.losses(digests(), backup_reader.unsettled_entries(path))
             exact = not any(lost.values())
             if newest is not None and not exact:
                 continue
-            backup.verify(path, mark)
+            backup_reader.verify(path, mark)
         except quiet.NotNow:
             raise
         except BackupCorrupt:
@@ -125,9 +125,9 @@ def covering_backup(
 def newest_backup(places: Places) -> dict[str, Any] | None:
     """The newest backup whose header can be read, compared with nothing and not read whole."""
     try:
-        for _, _, path in reversed(backup.backup_files(places.backups)):
+        for _, _, path in reversed(backup_folder.backup_files(places.backups)):
             try:
-                return _known(backup.read_info(path), False, None, {})
+                return _known(backup_reader.read_info(path), False, None, {})
             except AgentError:
                 continue
     except AgentError:
@@ -136,7 +136,7 @@ def newest_backup(places: Places) -> dict[str, Any] | None:
 
 
 def _known(
-    info: backup.BackupInfo, verified: bool, exact: bool | None, lost: dict[str, int]
+    info: backup_reader.BackupInfo, verified: bool, exact: bool | None, lost: dict[str, int]
 ) -> dict[str, Any]:
     return {
         "name": os.path.basename(info.path),

@@ -15,6 +15,7 @@ from agent.cli.plan_lines import lines_of
 from agent.cli.quiet import given_up_in, open_quietly, rows_in_slices
 from agent.core.steps import shown
 from agent.edges import clock, database, flash
+from agent.edges.config import places_of
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.codec import decode, encode
 from agent.ground.digest import sha256
@@ -26,8 +27,7 @@ from agent.ground.errors import (
     ValidationError,
     revive,
 )
-from agent.service import places_of
-from agent.verbs import backup, build, quota, survey, switch
+from agent.verbs import backup_bound, backup_folder, build, quota, survey, switch
 from agent.worker.start import missing
 
 TYPE_CHECKING = False
@@ -317,11 +317,11 @@ class _Planner:
         size = os.stat(pos).st_size
         self._try(lambda: quota.check_size(size, profile))
         try:
-            left_out = backup.free_leaf_pages(pos)
+            left_out = backup_bound.free_leaf_pages(pos)
         except ValidationError as error:
             self.note(f"{error.message}; figures reckon with every page")
             left_out = bytearray()
-        bound = backup.bound_bytes(pos, profile.backup_level, left_out, 0)
+        bound = backup_bound.bound_bytes(pos, profile.backup_level, left_out, 0)
         need = quota.need_for(size, bound, profile)
         places = places_of(self.config)
         places.backups = _existing(places.backups)
@@ -343,7 +343,7 @@ class _Planner:
         """Bytes that a run gives back before it needs any: an earlier successor, backups beyond the
         profile's number, and where space is short the file kept from before the last switch."""
         places = self.places
-        files = [path for _, _, path in backup.backup_files(_existing(places.backups))]
+        files = [path for _, _, path in backup_folder.backup_files(_existing(places.backups))]
         surplus = files[: -self.profile.backup_count]
         old = [places.next + suffix for suffix in ("", *database.SIDE_FILES)]
         if os.path.lexists(places.next):

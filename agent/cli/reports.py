@@ -12,7 +12,7 @@ from agent.cli.output import show, show_error, table, when, wrap
 from agent.edges import quiet
 from agent.edges.config import profile_report
 from agent.ground.errors import EXIT_OK, AgentError, BackupCorrupt
-from agent.verbs import backup
+from agent.verbs import backup_folder, backup_reader
 from agent.verbs.restore import find_backup, summary_of
 
 TYPE_CHECKING = False
@@ -28,14 +28,14 @@ _MARKS = {True: "", False: "DAMAGED"}
 def backups(command: Command, config: Config) -> int:
     """List the backups by sequence, told from their headers; `verify` reads them whole."""
     rows: list[dict[str, Any]] = []
-    for sequence, version, path in backup.backup_files(config.backups_dir):
+    for sequence, version, path in backup_folder.backup_files(config.backups_dir):
         try:
-            rows.append(dict(summary_of(backup.read_info(path)), damaged=None))
+            rows.append(dict(summary_of(backup_reader.read_info(path)), damaged=None))
         except AgentError as error:
             row = _unread(path, sequence, version)
             if row is not None:
                 rows.append(dict(row, damaged=error.message))
-    foreign = len(backup.foreign_files(config.backups_dir))
+    foreign = len(backup_folder.foreign_files(config.backups_dir))
     result = {"backups": rows, "foreign_files": foreign}
     show(result, _backups_lines(rows, foreign), command.json)
     return EXIT_OK
@@ -90,12 +90,12 @@ def verify(command: Command, config: Config) -> int:
     if command.words:
         paths = [find_backup(folder, command.words[0])]
     else:
-        paths = [path for _, _, path in backup.backup_files(folder)]
+        paths = [path for _, _, path in backup_folder.backup_files(folder)]
     checked: list[dict[str, Any]] = []
     for path in paths:
         entry: dict[str, Any] = {"name": os.path.basename(path), "ok": True, "why": None}
         try:
-            info = backup.verify(path)
+            info = backup_reader.verify(path)
             entry["size_bytes"], entry["sha256"] = info.size, info.sha256
         except AgentError as error:
             if not os.path.lexists(path) and not command.words:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from agent.cli.output import show
 from agent.core.report import money_line
 from agent.edges.announce import Announcer
-from agent.service import Supervisor, exit_code, places_of
+from agent.edges.config import places_of
+from agent.service.supervisor import Supervisor
+from agent.service.verdict import exit_code
 from agent.verbs.restore import find_backup, parse_discard
 from agent.worker.job import Job
 

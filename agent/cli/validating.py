@@ -15,11 +15,11 @@ from agent.core.report import money_line
 from agent.core.steps import shown
 from agent.core.stores import Tally
 from agent.edges import database, process, quiet
+from agent.edges.config import places_of
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.codec import decode, encode
 from agent.ground.errors import EXIT_OK, AgentError, Busy, NeedsTechnician, ValidationError
 from agent.ground.limits import REPORT_BYTES_MAX
-from agent.service import places_of
 from agent.verbs import survey
 from agent.worker.start import missing
 

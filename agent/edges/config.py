@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from agent.core.profile import NAMES, SCHEMA_ID, explain, path_fault, profile_of, settings_in
+from agent.core.terminal import Places
 from agent.ground.codec import decode
 from agent.ground.errors import ConfigError
 from agent.ground.words import WORD_CHARS_MAX, nearest, shown
@@ -83,6 +84,12 @@ class Config:
     device_id: str | None
     watchdog_device: str | None
     serial_device: str | None
+
+
+def places_of(config: Config) -> Places:
+    """The paths around pos.db; side files lie beside the file that its name resolves to."""
+    pos = os.path.realpath(config.pos_db)
+    return Places(pos, config.state_dir, config.backups_dir, config.run_dir)
 
 
 def load_config(root: str, config_path: str | None) -> Config:

@@ -10,7 +10,7 @@ from agent.edges import database, flash
 from agent.edges.database import Header, SqliteError
 from agent.edges.holders import holders_of
 from agent.ground.errors import AgentError, BackupCorrupt, NeedsTechnician
-from agent.verbs import backup, rows, switch
+from agent.verbs import backup_folder, backup_reader, rows, switch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,9 +157,9 @@ def _row_of_next(places: Places, profile: Profile) -> RunRow | None:
 
 def _has_backup(places: Places, row: RunRow, mark: Mark) -> bool:
     """Whether a backup that reads back whole is there, so that the old file may go."""
-    for _, _, path in reversed(backup.backup_files(places.backups)):
+    for _, _, path in reversed(backup_folder.backup_files(places.backups)):
         try:
-            backup.verify(path, mark)
+            backup_reader.verify(path, mark)
             return True
         except (BackupCorrupt, AgentError):
             continue

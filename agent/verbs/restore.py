@@ -11,7 +11,7 @@ from agent.edges.database import SqliteError, begin, commit, refused_by_sqlite
 from agent.ground.codec import decode, encode
 from agent.ground.errors import UsageError, ValidationError
 from agent.ground.words import nearest
-from agent.verbs import backup
+from agent.verbs import backup_folder, backup_reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
     from typing import Any
 
-    from agent.verbs.backup import BackupInfo
+    from agent.verbs.backup_reader import BackupInfo
     from agent.verbs.survey import Survey
 
 LOSSES = ("newer", "changed", "gone")
@@ -43,7 +43,7 @@ def summary_of(info: BackupInfo) -> dict[str, Any]:
 
 def find_backup(folder: str, wanted: str) -> str:
     """The path of a backup by its name, by its sequence number, or "latest"."""
-    files = backup.backup_files(folder)
+    files = backup_folder.backup_files(folder)
     if not files:
         raise UsageError(f"there is no backup in {folder}")
     if wanted == "latest":
@@ -157,7 +157,7 @@ def prove_restored(
 
     Raises ValidationError.
     """
-    lost = losses(digests, backup.unsettled_entries(info.path))
+    lost = losses(digests, backup_reader.unsettled_entries(info.path))
     if any(lost.values()):
         raise ValidationError(f"the restored file does not equal the backup: {lost}")
     differs = difference(info.header["tally"], found.tally.as_json())

@@ -7,7 +7,7 @@ import os
 from agent.core import states
 from agent.edges import clock, flash
 from agent.ground.errors import AgentError, BackupCorrupt
-from agent.verbs import backup, build, quota, survey
+from agent.verbs import backup, backup_bound, backup_folder, backup_reader, build, quota, survey
 from agent.worker.run import Run
 
 TYPE_CHECKING = False
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 class Keeping(Run):
     """A run that takes backups."""
 
-    def _whole_backup(self, header: Header, contract: Contract, size: int) -> backup.BackupInfo:
+    def _whole_backup(self, header: Header, contract: Contract, size: int) -> backup_reader.BackupInfo:
         """One verified backup of pos.db as it is now; `self.source` is open on it."""
         places, profile = self.places, self.profile
         try:
             flash.make_folder(places.backups)
-            backup.remove_unfinished(places.backups)
+            backup_folder.remove_unfinished(places.backups)
         except OSError as error:
             raise flash.refused(error, f"preparing {places.backups}") from error
-        left_out = backup.free_leaf_pages(places.pos)
-        bound = backup.bound_bytes(places.pos, profile.backup_level, left_out, 0)
+        left_out = backup_bound.free_leaf_pages(places.pos)
+        bound = backup_bound.bound_bytes(places.pos, profile.backup_level, left_out, 0)
         quota.check_backup_space(places, bound, profile.reserve_bytes)
         found = self._survey(contract, set(), size)
         self.desk.enter(states.BACKING_UP, size)
@@ -57,10 +57,10 @@ class Keeping(Run):
         places, profile = self.places, self.profile
         assert self.source is not None
         size = os.stat(places.pos).st_size
-        sequence = backup.next_sequence(places.backups)
-        path = os.path.join(places.backups, backup.backup_name(sequence, header.user_version))
+        sequence = backup_folder.next_sequence(places.backups)
+        path = os.path.join(places.backups, backup_folder.backup_name(sequence, header.user_version))
         unsettled = found.tally.unsettled_summary()
-        bound = backup.bound_bytes(places.pos, profile.backup_level, left_out, unsettled["records"])
+        bound = backup_bound.bound_bytes(places.pos, profile.backup_level, left_out, unsettled["records"])
         self.writer = backup.BackupWriter(
             path,
             {
@@ -87,24 +87,24 @@ class Keeping(Run):
             self.writer.add_unsettled(digest)
         return path
 
-    def _reusable_backup(self, looked: Looked) -> backup.BackupInfo | None:
+    def _reusable_backup(self, looked: Looked) -> backup_reader.BackupInfo | None:
         """The backup that an earlier attempt took of this very source for this plan, if whole."""
         mark = self.desk.marker("")
-        for _, _, path in reversed(backup.backup_files(self.places.backups)):
+        for _, _, path in reversed(backup_folder.backup_files(self.places.backups)):
             try:
-                info = backup.read_info(path)
+                info = backup_reader.read_info(path)
                 if info.header.get("plan") != self.plan_digest:
                     continue
                 source = info.end["source"]
                 if (source["size"], source["sha256"]) == looked.identity(self.places, mark):
-                    return backup.verify(path, mark)
+                    return backup_reader.verify(path, mark)
             except (BackupCorrupt, AgentError):
                 continue
         return None
 
     def _prune_backups(self, keep: str) -> None:
         """Delete the oldest beyond the profile's number; never the last, never the run's own."""
-        files = [path for _, _, path in backup.backup_files(self.places.backups)]
+        files = [path for _, _, path in backup_folder.backup_files(self.places.backups)]
         surplus = files[: -self.profile.backup_count]
         gone = [flash.delete(path) for path in surplus if path not in (keep, self.job.restore_from)]
         if gone:

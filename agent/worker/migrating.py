@@ -8,7 +8,18 @@ from agent.core import decide, states
 from agent.core.terminal import RunRow
 from agent.edges import database, flash
 from agent.ground.errors import AgentError, SchemaTooNew, Unsettled, ValidationError
-from agent.verbs import backup, build, passes, prove, quota, survey, switch
+from agent.verbs import (
+    backup,
+    backup_bound,
+    backup_folder,
+    backup_reader,
+    build,
+    passes,
+    prove,
+    quota,
+    survey,
+    switch,
+)
 from agent.worker.keeping import Keeping
 
 TYPE_CHECKING = False
@@ -145,7 +156,7 @@ class Migrating(Keeping):
         known = run_row.backup or {}
         path = os.path.join(self.places.backups, str(known.get("name")))
         try:
-            return backup.verify(path, self.desk.marker("backup")).sha256 == known.get("sha256")
+            return backup_reader.verify(path, self.desk.marker("backup")).sha256 == known.get("sha256")
         except AgentError:
             return False
 
@@ -154,12 +165,12 @@ class Migrating(Keeping):
         places, profile = self.places, self.profile
         try:
             flash.make_folder(places.backups)
-            backup.remove_unfinished(places.backups)
+            backup_folder.remove_unfinished(places.backups)
         except OSError as error:
             raise flash.refused(error, f"preparing {places.backups}") from error
         self._prune_backups("")
-        left_out = backup.free_leaf_pages(places.pos)
-        bound = backup.bound_bytes(places.pos, profile.backup_level, left_out, 0)
+        left_out = backup_bound.free_leaf_pages(places.pos)
+        bound = backup_bound.bound_bytes(places.pos, profile.backup_level, left_out, 0)
         need = quota.need_for(size, bound, profile)
         if quota.shortage(places, need)[0] and looked.facts.prev == "ours":
             switch.drop_prev(places)

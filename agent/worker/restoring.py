@@ -17,7 +17,7 @@ from agent.ground.errors import (
     ValidationError,
     printable,
 )
-from agent.verbs import backup, build, quota, restore, survey
+from agent.verbs import backup_bound, backup_reader, build, quota, restore, survey
 from agent.worker.keeping import Keeping
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ class Restoring(Keeping):
             return self.do_uncounted(error)
         return self._restore(looked, info, found, lost)
 
-    def _losses(self, looked: Looked, info: backup.BackupInfo) -> tuple[Survey, dict[str, int]]:
+    def _losses(self, looked: Looked, info: backup_reader.BackupInfo) -> tuple[Survey, dict[str, int]]:
         """What pos.db holds, and how its unsettled records differ from the backup's."""
         places, contracts = self.places, self.files.contracts
         version = looked.header.user_version
@@ -55,11 +55,11 @@ class Restoring(Keeping):
         found = self._survey(contract, set(), size)
         lost = restore.losses(
             survey.unsettled_digests(self.source, contract, found, self.limits, self.desk.mark),
-            backup.unsettled_entries(info.path),
+            backup_reader.unsettled_entries(info.path),
         )
         return found, lost
 
-    def _check_owner(self, contract: Contract, info: backup.BackupInfo) -> None:
+    def _check_owner(self, contract: Contract, info: backup_reader.BackupInfo) -> None:
         """Refuse another terminal's backup: its sales are that terminal's to send."""
         own, theirs = self._device_id(contract), info.header["device_id"]
         if own != theirs and "unknown" not in (own, theirs):
@@ -71,7 +71,7 @@ class Restoring(Keeping):
             )
 
     def _restore(
-        self, looked: Looked, info: backup.BackupInfo, found: Survey, lost: dict[str, int]
+        self, looked: Looked, info: backup_reader.BackupInfo, found: Survey, lost: dict[str, int]
     ) -> dict[str, Any]:
         """Replace pos.db by a backup, if what that would lose was consented to."""
         check_consent(lost, self.job.discard)
@@ -88,8 +88,8 @@ class Restoring(Keeping):
         result.update(restored=restore.summary_of(info), discarded=lost, counters_lifted=lifted)
         return result
 
-    def _backup_to_restore(self) -> backup.BackupInfo:
-        info = backup.verify(self.job.restore_from, self.desk.marker("backup"))
+    def _backup_to_restore(self) -> backup_reader.BackupInfo:
+        info = backup_reader.verify(self.job.restore_from, self.desk.marker("backup"))
         if info.schema_version > self.files.head:
             raise SchemaTooNew(
                 f"the backup has schema {info.schema_version} and the installed migrations end at "
@@ -97,11 +97,11 @@ class Restoring(Keeping):
             )
         return info
 
-    def _restore_need(self, info: backup.BackupInfo, size: int) -> quota.Need:
+    def _restore_need(self, info: backup_reader.BackupInfo, size: int) -> quota.Need:
         bound = 0
         if size:
-            left_out = backup.free_leaf_pages(self.places.pos)
-            bound = backup.bound_bytes(self.places.pos, self.profile.backup_level, left_out, 0)
+            left_out = backup_bound.free_leaf_pages(self.places.pos)
+            bound = backup_bound.bound_bytes(self.places.pos, self.profile.backup_level, left_out, 0)
         need = quota.need_for(size, bound, self.profile)
         need.successor = info.header["image_bytes"] + quota.GROWTH_BYTES_MIN
         return need
@@ -109,8 +109,8 @@ class Restoring(Keeping):
     def _restored_row(
         self,
         looked: Looked,
-        info: backup.BackupInfo,
-        present: backup.BackupInfo,
+        info: backup_reader.BackupInfo,
+        present: backup_reader.BackupInfo,
         found: Survey,
     ) -> RunRow:
         now, trusted = self._now(found, looked)
@@ -135,7 +135,7 @@ class Restoring(Keeping):
         )
 
     def _build_restored(
-        self, info: backup.BackupInfo, row: RunRow, counters: dict[str, int]
+        self, info: backup_reader.BackupInfo, row: RunRow, counters: dict[str, int]
     ) -> dict[str, list[int]]:
         """Write the image, read it back, lift the counters, prove it. Answers what was lifted."""
         places = self.places
@@ -143,7 +143,7 @@ class Restoring(Keeping):
         self.may_drop_next = True
         fd = build.create_next(places)
         try:
-            backup.write_image(info.path, fd, self.desk.marker("image"))
+            backup_reader.write_image(info.path, fd, self.desk.marker("image"))
             self.desk.allow(info.header["image_bytes"])
             build.settle_copy(places, fd)
         finally:

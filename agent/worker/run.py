@@ -10,7 +10,7 @@ from agent.edges import clock, database, flash, process
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.codec import decode
 from agent.ground.errors import AgentError, BackupCorrupt
-from agent.verbs import backup, build, look, survey, switch
+from agent.verbs import backup, backup_folder, backup_reader, build, look, survey, switch
 from agent.verbs.oldfile import settle_old_file
 
 TYPE_CHECKING = False
@@ -57,7 +57,7 @@ class Run:
         """Act on what an earlier run left until nothing is left to tidy."""
         mark = self.desk.marker("")
         try:
-            backup.remove_unfinished(self.places.backups)
+            backup_folder.remove_unfinished(self.places.backups)
         except AgentError:
             pass  # a folder that refuses is named by whoever has to write there
         while True:
@@ -140,9 +140,9 @@ class Run:
         newest = found.newest_ms
         if looked.row is not None:
             newest = max(newest, looked.row.now)
-        for _, _, path in backup.backup_files(self.places.backups):
+        for _, _, path in backup_folder.backup_files(self.places.backups):
             try:
-                newest = max(newest, int(backup.read_info(path).header["made_ms"]))
+                newest = max(newest, int(backup_reader.read_info(path).header["made_ms"]))
             except (BackupCorrupt, AgentError):
                 continue
         return clock.frozen_now(newest, clock.wall_ms())

@@ -12,7 +12,7 @@ from agent.core.terminal import Places
 from agent.edges.config import load_config
 from agent.edges.database import read_header
 from agent.ground.limits import CHUNK_BYTES
-from agent.verbs import backup, build
+from agent.verbs import backup, backup_bound, backup_folder, build
 from tools.bench.figure import Figure
 from tools.bench.samples import Sample
 
@@ -70,8 +70,8 @@ def _backup(places: Places, level: int, sequence: int) -> tuple[float, float, in
     begun = time.process_time()
     header = read_header(places.pos)
     assert header is not None
-    left_out = backup.free_leaf_pages(places.pos)
-    path = os.path.join(places.backups, backup.backup_name(sequence, 0))
+    left_out = backup_bound.free_leaf_pages(places.pos)
+    path = os.path.join(places.backups, backup_folder.backup_name(sequence, 0))
     writer = backup.BackupWriter(
         path,
         {
@@ -89,7 +89,7 @@ def _backup(places: Places, level: int, sequence: int) -> tuple[float, float, in
             "plan": None,
         },
         level,
-        backup.bound_bytes(places.pos, level, left_out, 0),
+        backup_bound.bound_bytes(places.pos, level, left_out, 0),
         left_out,
     )
     size = writer.finish(*build.copy_source(places, -1, writer, lambda done: None))

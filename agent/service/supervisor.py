@@ -1,0 +1,301 @@
+"""The supervisor: forks a worker per run, kills it when it shows no progress, keeps the diary.
+
+It owns every line to the outside and never touches pos.db beyond holding its lock. So there is one
+failure mode, "the worker was killed at any instant", and one answer to it: look at the flash again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from agent import __version__, aio
+from agent.edges import clock, database, flash, holders, process
+from agent.edges.config import places_of
+from agent.edges.filelock import FileLock, try_lock
+from agent.edges.migration_files import MigrationFiles
+from agent.edges.watchdog import Notifier, Watchdog
+from agent.ground import limits
+from agent.ground.errors import AgentError, Busy, MigrationsRejected, TimedOut
+from agent.service.chronicle import NOTED, Chronicle
+from agent.service.verdict import REFUSALS, failed, may_start
+from agent.service.watch import Watch
+from agent.verbs.desk import Desk
+from agent.verbs.oldfile import hold_old_file, late_holders
+from agent.verbs.switch import drop_next
+from agent.worker.job import Job
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agent.edges.announce import Announcer
+    from agent.edges.config import Config
+
+
+class Supervisor:
+    """One job from lock to verdict. `progress` is told what happens and shows it to somebody."""
+
+    def __init__(self, config: Config, progress: Announcer) -> None:
+        self.config = config
+        self.profile = config.profile
+        self.places = places_of(config)
+        self.progress = progress
+        self.chronicle = Chronicle(self.places)
+        self.notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))
+        self.watchdog = Watchdog(config.watchdog_device, self.profile.watchdog_timeout_s)
+        self.lock: FileLock | None = None
+        self.files: MigrationFiles | None = None
+        self._flock = -1
+        self._gave_up = False
+
+    def run(self, job: Job) -> dict[str, Any]:
+        """Do a job and answer its result: `verdict`, `app_may_start`, and `error` when it failed.
+
+        After a crash of this process at any point, running again is the whole recovery.
+        """
+        try:
+            return aio.run(self._run(job))
+        finally:
+            aio.shutdown()
+
+    async def _run(self, job: Job) -> dict[str, Any]:
+        result: dict[str, Any]
+        try:
+            self._take_flock()
+            self._watch_over(job)
+            if not os.path.lexists(self.places.pos) and job.discard != "unknown":
+                from agent.worker.start import missing
+
+                raise missing(self.places)
+            await self._lock_pos_db(job)
+            result = await self._attempts(job)
+        except AgentError as error:
+            result = self.chronicle.with_switch(failed(error))
+        except OSError as error:
+            result = self.chronicle.with_switch(
+                failed(flash.refused(error, "the supervisor was at work"))
+            )
+        finally:
+            if self.lock is not None:
+                self.lock.close()
+        self._leave_old_file(job, result)
+        self._conclude(job, result)
+        return result
+
+    # Before the fork
+
+    def _take_flock(self) -> None:
+        """One agent at a time; the kernel gives the lock back when this process ends."""
+        try:
+            flash.make_folder(self.places.state, 0o755)
+            self._flock = os.open(self.places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise flash.refused(error, f"preparing {self.places.state}") from error
+        try:
+            fcntl.flock(self._flock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise Busy(
+                "another posagent is at work on this terminal; `status` tells what",
+                other_agent=True,
+            ) from None
+
+    def _watch_over(self, job: Job) -> None:
+        job.agent_version = __version__
+        self.progress.publish_to(self.places.status)
+
+    async def _lock_pos_db(self, job: Job) -> None:
+        """Keep the application out, or say who is in. Nothing is written meanwhile."""
+        if not os.path.lexists(self.places.pos):
+            return
+        give_up_at = clock.steady_ms() + self.profile.busy_wait_ms
+        try:
+            while True:
+                self.lock = try_lock(self.places.pos)
+                if self.lock is not None or clock.steady_ms() >= give_up_at:
+                    break
+                await aio.sleep_ms(limits.RETRY_INTERVAL_MS)
+        except OSError as error:
+            raise flash.refused(error, f"opening {self.places.pos}") from error
+        found = os.stat(self.places.pos)
+        inode = (found.st_dev, found.st_ino)
+        if self.lock is None:
+            raise Busy(f"{self.places.pos} is in use by {self._named(inode)}; stop it first")
+        # Whoever had the file open before the lock may hold it open without a lock of its own and
+        # would go on writing into the old file. Later openers get nothing and are waited for
+        # after the switch.
+        earlier, seen = self._holders(inode)
+        while holders.open_elsewhere(self.lock.fd) is not False and (earlier or not seen):
+            if clock.steady_ms() >= give_up_at:
+                raise Busy(f"{self.places.pos} is open in {self._named(inode)}; stop it first")
+            await aio.sleep_ms(limits.RETRY_INTERVAL_MS)
+            now, seen = self._holders(inode)
+            earlier &= now
+
+    async def _lock_new_file(self, job: Job) -> None:
+        """Lock pos.db again where a worker died behind its rename: our lock means the old file.
+
+        That one stays locked as well. Raises Busy when an application is in the new file already;
+        what it is writing there must not be taken for what a cut has left.
+        """
+        if self.lock is None:
+            return
+        found = os.stat(self.places.pos)
+        if self.lock.inode != (found.st_dev, found.st_ino):
+            job.old_lock, self.lock = self.lock, None
+            await self._lock_pos_db(job)
+
+    def _leave_old_file(self, job: Job, result: dict[str, Any]) -> None:
+        """Give up the old file's lock, or leave a child behind with it while others use it."""
+        lock = job.old_lock
+        if lock is None:
+            return
+        if not result.get("late_holders") and late_holders(lock):
+
+            def do(reports: int, answers: int) -> None:
+                process.let_go()
+                hold_old_file(lock, Desk(reports, answers))
+
+            child = process.start_child(do, (lock.fd,), self.profile.ram_budget_bytes)
+            os.set_blocking(child.reports, True)
+            os.read(child.reports, 1)  # it has let go of us once it has hung up
+            child.close()
+        lock.close()
+
+    def _holders(self, inode: tuple[int, int]) -> tuple[set[tuple[int, int]], bool]:
+        found, complete = holders.holders_of(inode, (os.getpid(),))
+        return set(found), complete
+
+    def _named(self, inode: tuple[int, int]) -> str:
+        found, complete = holders.holders_of(inode, (os.getpid(),))
+        names = sorted({repr(holder) for holder in found.values()})
+        if not names:
+            return "a program that has ended by now" if complete else "a process of another user"
+        return ", ".join(names)
+
+    # Attempts
+
+    async def _attempts(self, job: Job) -> dict[str, Any]:
+        """Fork workers until one ends by itself or the plan has used up its attempts."""
+        deaths = 0
+        death: AgentError | None = None
+        asked_for = job.kind
+        while True:
+            plan = self._pending_plan(job)
+            if plan and job.asked:
+                self.chronicle.diary.forgive(plan)
+            job.given_up = self.chronicle.given_up()
+            await self._lock_new_file(job)
+            job.known_runs = self.chronicle.diary.runs()
+            job.run = self._new_run()
+            attempt = 0
+            if plan and plan not in job.given_up:
+                why = self.chronicle.spent(plan)
+                if why:
+                    return self._give_up(plan, why)
+                attempt = self.chronicle.diary.begin_attempt(plan, self.chronicle.boot_id)
+                job.attempts = len(self.chronicle.diary.attempts(plan, self.chronicle.boot_id))
+            self.chronicle.diary.close()
+            watch = await self._one_attempt(job)
+            job.kind, job.asked = asked_for, False
+            if watch.found_place:
+                self.chronicle.diary.came_as_far_as(plan, watch.found_place)
+            if attempt:
+                self.chronicle.diary.end_attempt(attempt, watch.place, watch.ended, watch.why)
+            if watch.result is not None:
+                if death is not None and self.chronicle.switched is None:
+                    return failed(death)
+                return self.chronicle.with_switch(watch.result)
+            if watch.error is not None:
+                if attempt and watch.ended == "failed" and self.chronicle.spent(plan):
+                    self._give_up(plan, self.chronicle.spent(plan))
+                return self.chronicle.with_switch(failed(watch.error))
+            if not attempt:
+                deaths += 1
+                if deaths >= limits.ATTEMPTS_WITHOUT_PROGRESS_MAX:
+                    return self.chronicle.with_switch(failed(watch.death()))
+                if job.kind != "migrate":
+                    # What a person asked for is not begun again unasked; but whether the switch
+                    # was reached must be known before anything is claimed.
+                    death, job.kind = watch.death(), "settle"
+            self.progress.note(f"the worker ended: {watch.why}; looking at the flash again")
+
+    def _pending_plan(self, job: Job) -> str:
+        """The digest of the plan that a migration would run, from headers and names alone."""
+        if job.kind != "migrate":
+            return ""
+        header = database.read_header(self.places.pos)
+        try:
+            self.files = MigrationFiles(self.config.migrations_dir)
+        except MigrationsRejected:
+            return ""  # the worker says so
+        if header is None or not 0 <= header.user_version < self.files.head:
+            return ""
+        return self.files.digest(header.user_version)
+
+    def _new_run(self) -> str:
+        return os.urandom(6).hex()
+
+    def _give_up(self, plan: str, why: str) -> dict[str, Any]:
+        """Stop trying: the successor goes, the old data stays in use."""
+        last = self.chronicle.diary.last_message(plan)
+        drop_next(self.places)
+        self.chronicle.diary.give_up(plan, why)
+        self._gave_up = True
+        text = (
+            f"the upgrade was given up: {why} ({last}); the old data stays in use; correct the "
+            "cause, then `posagent migrate`"
+        )
+        kind = TimedOut if "deadline" in last or "memory" in last else AgentError
+        return failed(kind(text, cause="GIVEN_UP", plan=plan))
+
+    async def _one_attempt(self, job: Job) -> Watch:
+        keep = tuple(lock.fd for lock in (self.lock, job.old_lock) if lock is not None)
+        job.lock = self.lock
+
+        def do(reports: int, answers: int) -> None:
+            # Only the worker needs what a run is made of; here it would lie in memory twice.
+            from agent.worker.start import work
+
+            work(job, Desk(reports, answers))
+
+        child = process.start_child(do, keep, self.profile.ram_budget_bytes)
+        watch = Watch(self, child)
+        try:
+            await watch.until_end()
+        except BaseException:
+            child.kill()
+            raise
+        finally:
+            child.close()
+        return watch
+
+    # After
+
+    def _conclude(self, job: Job, result: dict[str, Any]) -> None:
+        """Write a failure into history, judge whether the application may start, tell everyone."""
+        error = result.get("error")
+        if error is None:
+            result.pop("error", None)
+        elif (error["code"] not in REFUSALS or error["code"] in NOTED) and (
+            self._gave_up or error.get("facts", {}).get("cause") != "GIVEN_UP"
+        ):
+            target = self.files.head if self.files is not None else None
+            self.chronicle.failed(job.kind, job.run or self._new_run(), result, target)
+        may, why = may_start(result, self.places, self.config.migrations_dir, self.lock is not None)
+        result["app_may_start"] = may
+        if why:
+            result["app_must_not_start_because"] = why
+        try:
+            result["diary_set_aside"] = self.chronicle.diary.set_aside
+            self.chronicle.diary.close()
+        finally:
+            self.watchdog.close()
+        self.progress.end(result)
+        self.notifier.send("READY=1\nSTATUS=" + result["verdict"])
+        self.notifier.close()
+        if self._flock >= 0:
+            os.close(self._flock)
