@@ -7,6 +7,7 @@ is what differs. These need root, mkfs.ext4 and strace; a test that uses them fa
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from tests.terminals import COMMAND, Answer, Terminal
 
 MIB = 1 << 20
+_CLONE_NEWNS = 0x20000
 
 
 def _do(*words: str) -> str:
@@ -87,6 +89,40 @@ def repaired_ext4(point: Path, image: Path) -> Iterator[Path]:
     _do("sh", "-c", 'fsck.ext4 -fy "$0" >&2 || test $? -le 2', str(image))
     with _mounted(point, "-o", "loop", str(image)):
         yield point
+
+
+def own_mounts() -> None:
+    """Give this process mounts of its own: what it mounts nobody else sees, and all of it is gone
+    when it ends, however it ends. No other program can keep one of them busy."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.unshare(_CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
+    _do("mount", "--make-rprivate", "/")
+
+
+class Partition:
+    """An ext4 in an image file that is mounted, cut off and mounted again. Needs `own_mounts`."""
+
+    def __init__(self, image: Path, point: Path, options: str) -> None:
+        self.image = image
+        self.point = point
+        self.options = ",".join(["loop", *filter(None, [options])])
+
+    @staticmethod
+    def make(image: Path, size_bytes: int, like: Path) -> None:
+        """An image that holds what the folder `like` holds."""
+        with open(image, "wb") as file:
+            file.truncate(size_bytes)
+        words = ("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,nodiscard")
+        _do(*words, "-d", str(like), str(image))
+
+    def mount(self) -> None:
+        """Mount it; the kernel replays the log."""
+        self.point.mkdir(exist_ok=True)
+        _do("mount", "-o", self.options, str(self.image), str(self.point))
+
+    def unmount(self) -> None:
+        """Unmount it; fails while anybody has a file open there."""
+        _do("umount", str(self.point))
 
 
 def sync(point: Path) -> None:

@@ -10,11 +10,13 @@ replays one case by hand.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import platform
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +55,7 @@ _SETOPTIONS, _GETEVENTMSG, _GET_SYSCALL_INFO = 0x4200, 0x4201, 0x420E
 _SYSGOOD, _FOLLOW_FORK, _EXITKILL = 1, 2, 0x100000
 _WALL = 0x40000000
 _PR_SET_CHILD_SUBREAPER = 36
+_SHUTDOWN = 0x8004587D
 
 
 class Traced:
@@ -86,6 +89,8 @@ def trace(
     kind: str = "any",
     at: int | str = 0,
     keep: Path | None = None,
+    cut: Path | None = None,
+    flush_log: bool = False,
 ) -> Traced:
     """Run `command`, and kill `victim` right behind the moment `at` of process `watch`.
 
@@ -95,9 +100,16 @@ def trace(
     watch "worker" and victim "supervisor" both are dead at that moment, as after a power cut whose
     writes all reached flash. `keep` is a file that is copied, with its side files, to the folder
     `out` at the moment of death. Every process of the command is gone when this returns.
+
+    With `cut`, a mounted file system, the moment is one of a power cut: nobody of the command does
+    anything more, and the file system loses what it has not brought to its device. `flush_log`
+    lets it write its log before: the names are there, the data behind them only where synced.
     """
     out.mkdir(parents=True, exist_ok=True)
-    words = [watch, victim, kind, str(at), str(out), str(keep or "-"), "--", *command]
+    words = [watch, victim, kind, str(at), str(out), str(keep or "-")]
+    if cut is not None:
+        words += [str(cut), "flush" if flush_log else "drop"]
+    words += ["--", *command]
     run = [sys.executable, "-I", "-S", "-B", str(Path(__file__).resolve()), *words]
     done = subprocess.run(run, capture_output=True, text=True, timeout=TIMEOUT_S + 20)
     if done.returncode:
@@ -105,6 +117,18 @@ def trace(
     given = json.loads(done.stdout)
     given["replay"] = " ".join(run)
     return Traced(given)
+
+
+def shut_down(point: Path, flush_log: bool = False) -> None:
+    """Cut a mounted file system off from its device, as a power cut does (FS_IOC_SHUTDOWN).
+
+    What it holds in memory is lost at the next umount; every call on it fails from now on.
+    """
+    fd = os.open(point, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", 1 if flush_log else 2))
+    finally:
+        os.close(fd)
 
 
 # --- the tracer, a process of its own ------------------------------------------------------------
@@ -139,9 +163,19 @@ def _ptrace(request: int, pid: int, address: Any = 0, data: Any = 0) -> int:
 class Tracer:
     """One traced command. `moments` grows until the moment to kill at is there."""
 
-    def __init__(self, watch: str, victim: str, kind: str, at: str, out: Path, keep: str) -> None:
+    def __init__(
+        self,
+        watch: str,
+        victim: str,
+        kind: str,
+        at: str,
+        out: Path,
+        keep: str,
+        cut: tuple[Path, bool] | None,
+    ) -> None:
         self.watch, self.victim, self.kind, self.at = watch, victim, kind, at
         self.out = out
+        self.cut = cut
         self.keep = Path(keep) if keep != "-" else None
         self.moments: list[str] = []
         self.killed = False
@@ -216,6 +250,8 @@ class Tracer:
 
     def _kill(self, target: int, supervisor: int) -> int:
         self.killed = True
+        if self.cut is not None:
+            return self._cut_power(target, supervisor, *self.cut)
         if self.victim == "worker":
             self._snapshot()
             os.kill(target, signal.SIGKILL)
@@ -228,6 +264,21 @@ class Tracer:
             os.kill(target, signal.SIGKILL)
             os.waitpid(target, _WALL)
         return status
+
+    def _cut_power(self, target: int, supervisor: int, point: Path, flush_log: bool) -> int:
+        """The others die first, so that nobody tells anything about calls that fail; `target`
+        stands still. Then the file system goes, then `target`."""
+        status = -1
+        for pid in _children(supervisor):
+            if pid != target:
+                os.kill(pid, signal.SIGKILL)
+        if target != supervisor:
+            os.kill(supervisor, signal.SIGKILL)
+            _, status = os.waitpid(supervisor, _WALL)
+        shut_down(point, flush_log)
+        os.kill(target, signal.SIGKILL)
+        _, ended = os.waitpid(target, _WALL)
+        return ended if target == supervisor else status
 
     def _reap(self, supervisor: int, code: int) -> int:
         """Wait until nobody is left; the supervisor's exit code, or minus its signal."""
@@ -307,11 +358,25 @@ class Tracer:
         return os.path.basename(os.fsdecode(found.split(b"\0")[0]))
 
 
+def _children(parent: int) -> list[int]:
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                fields = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it ended while we looked
+            if int(fields[1]) == parent:
+                found.append(int(entry))
+    return found
+
+
 def main(words: list[str]) -> None:
     """Trace one command and print what happened as one JSON object."""
     given, command = words[: words.index("--")], words[words.index("--") + 1 :]
-    watch, victim, kind, at, out, keep = given
-    tracer = Tracer(watch, victim, kind, at, Path(out), keep)
+    watch, victim, kind, at, out, keep = given[:6]
+    cut = (Path(given[6]), given[7] == "flush") if len(given) > 6 else None
+    tracer = Tracer(watch, victim, kind, at, Path(out), keep, cut)
     print(json.dumps(tracer.run(command)))
 
 

@@ -102,6 +102,16 @@ def new_terminal(root: Path, **recipe: Any) -> Terminal:
     return terminal
 
 
+def start_at_gate(
+    terminal: Terminal, *words: str, **given: Any
+) -> tuple[subprocess.Popen[str], Gate]:
+    """A run that stands at its gate, and the gate."""
+    gate = Gate(terminal)
+    run = terminal.start(*words, **given)
+    gate.wait(run)
+    return run, gate
+
+
 class Gate:
     """Stops a run in its last pending migration, between two records, until the test opens it.
 

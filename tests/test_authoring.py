@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.authoring import snake_case
+from agent.cli.new import snake_case
 from agent.core.migration import Context, Step
 from agent.core.steps import apply_step
 from agent.ground.codec import decode, encode
@@ -49,6 +49,42 @@ def test_the_shipped_migrations_have_no_fault_and_no_warning(author: Terminal) -
     found = checked(author, 0)
     assert (found["faults"], found["warnings"]) == ([], [])
     assert len(found["files"]) == 3
+
+
+HANGS = {
+    "while it is loaded": "while True:\n    pass\n",
+    "in a step": USES
+    + "def up(record, context):\n    while True:\n        pass\n"
+    + "VERSION, NAME, STEPS = 4, 'hangs', [each('balances', up, fields=['a'])]\n",
+}
+
+
+@pytest.mark.parametrize("text", HANGS.values(), ids=HANGS)
+def test_a_migration_that_hangs_is_a_timeout_that_names_it(author: Terminal, text: str) -> None:
+    config = author.root / "etc/posagent/config.json"
+    config.write_text(json.dumps(dict(json.loads(config.read_text()), deadline_ms=500)))
+    write(author, "0004_hangs.py", text)
+    error = checked(author, 7)["error"]
+    assert error["code"] == "TIMEOUT"
+    assert "0004_hangs.py" in error["message"]
+
+
+ENDS = {
+    "import os\nos._exit(0)\n": (11, "exit 0"),
+    "import os\nos.kill(os.getpid(), 11)\n": (11, "signal 11"),
+    "x = bytearray(1 << 40)\n": (7, "memory"),
+}
+
+
+@pytest.mark.parametrize("text", ENDS, ids=["leaves", "crashes", "eats memory"])
+def test_a_migration_that_ends_its_process_is_told_and_ends_nothing_else(
+    author: Terminal, text: str
+) -> None:
+    write(author, "0004_ends.py", text)
+    code, word = ENDS[text]
+    message = checked(author, code)["error"]["message"]
+    assert word in message
+    assert "0004_ends.py" in message
 
 
 def test_every_fault_is_told_at_once(author: Terminal) -> None:

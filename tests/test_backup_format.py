@@ -25,7 +25,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.core.stores import Contracts, Tally
+from agent.core.stores import Contracts
+from agent.core.tally import Tally
 from agent.ground import codec, frames
 from agent.ground.errors import (
     AgentError,
@@ -577,7 +578,11 @@ def test_what_a_power_cut_leaves_is_no_backup_and_the_next_writer_takes_its_plac
     path.unlink()
     for length in (0, 5, 12, 300, len(whole) - 560, len(whole) - 1):
         temporary.write_bytes(whole[:length])
-        assert backup_folder.backup_files(str(tmp_path)) == backup_folder.foreign_files(str(tmp_path)) == []
+        assert (
+            backup_folder.backup_files(str(tmp_path))
+            == backup_folder.foreign_files(str(tmp_path))
+            == []
+        )
         with pytest.raises(BackupCorrupt):
             backup.keep(str(path))
         assert list(tmp_path.iterdir()) == []
@@ -660,7 +665,11 @@ def test_backups_are_listed_by_sequence_and_foreign_files_are_left_alone(tmp_pat
     (tmp_path / "000005-v1.posbak").symlink_to(tmp_path / backups[0])
     folder = str(tmp_path)
     assert [os.path.basename(path) for _, _, path in backup_folder.backup_files(folder)] == backups
-    assert [(s, v) for s, v, _ in backup_folder.backup_files(folder)] == [(2, 3), (10, 0), (1000000, 12)]
+    assert [(s, v) for s, v, _ in backup_folder.backup_files(folder)] == [
+        (2, 3),
+        (10, 0),
+        (1000000, 12),
+    ]
     assert sorted(map(os.path.basename, backup_folder.foreign_files(folder))) == sorted(
         [*foreign, "000004-v1.posbak", "000005-v1.posbak"]
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.edges.migration_files import MigrationFiles, head_version, migration_names
+from agent.edges.migration_files import MigrationFiles, migration_names
 from agent.ground.errors import MigrationsRejected
 
 SHIPPED = Path(__file__).resolve().parent.parent / "migrations"
@@ -110,7 +110,7 @@ def test_what_may_lie_beside_the_files_is_none_of_our_business(folder: Path) -> 
         (folder / name).write_text("")
     (folder / "__pycache__").mkdir()
     assert migration_names(str(folder)) == [FIRST, SECOND, THIRD]
-    assert head_version(str(folder)) == 3
+    assert MigrationFiles(str(folder)).head == 3
 
 
 def test_only_pending_files_are_executed(folder: Path) -> None:

@@ -22,7 +22,7 @@ import pytest
 
 from tests import independent_reader as reader
 from tests.client import NAME, Client
-from tests.terminals import COMMAND, Answer, Gate, Terminal, new_terminal
+from tests.terminals import COMMAND, Answer, Gate, Terminal, new_terminal, start_at_gate
 
 MODES = ("delete", "wal")
 OUTBOX = "SELECT count(*) FROM outbox"
@@ -364,9 +364,7 @@ def test_nothing_is_switched_while_a_side_file_lies_beside_pos_db(
     client.end()
     left = Path(f"{terminal.pos}{suffix}").read_bytes()
     assert left[:8].strip(b"\0")
-    gate = Gate(terminal)
-    run = terminal.start("migrate", "--json")
-    gate.wait(run)
+    run, gate = start_at_gate(terminal, "migrate", "--json")
     before = terminal.read()
     digest, inode = terminal.sha256(), os.stat(terminal.pos).st_ino
     Path(f"{terminal.pos}{suffix}").write_bytes(left)
@@ -612,9 +610,7 @@ def test_without_hard_links_a_late_holder_still_keeps_the_application_away(
     # The old file has no name any more, but whoever has it open is still there.
     terminal = a_terminal(tmp_path)
     terminal.configure(deadline_ms=1000)
-    gate = Gate(terminal)
-    run = terminal.start("boot", "--json", preexec_fn=forbid_links)
-    gate.wait(run)
+    run, gate = start_at_gate(terminal, "boot", "--json", preexec_fn=forbid_links)
     with Client(terminal.pos) as late:
         late.ask("open 0")
         gate.open()

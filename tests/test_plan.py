@@ -61,6 +61,15 @@ def plan_of(*steps_by_version: list[Step]) -> Plan:
     return Plan(migrations, 0, "digest")
 
 
+def move(step: Step, data: Data) -> None:
+    """A move_record, in place."""
+    source, target = (step.store, str(step.key)), (step.target[0], step.target[1])
+    if source in data and target not in data:
+        data[target] = data.pop(source)
+    elif source in data and step.if_exists == "fail":
+        raise ValidationError("two at one place")
+
+
 def one_by_one(plan: Plan, data: Data) -> Data:
     """The reference: every step over every record before the next step begins."""
     data = {place: decode(text) for place, text in data.items()}
@@ -68,11 +77,7 @@ def one_by_one(plan: Plan, data: Data) -> Data:
     for migration in plan.migrations:
         for step in migration.steps:
             if step.kind == "move_record":
-                source, target = (step.store, str(step.key)), (step.target[0], step.target[1])
-                if source in data and target not in data:
-                    data[target] = data.pop(source)
-                elif source in data and step.if_exists == "fail":
-                    raise ValidationError("two at one place")
+                move(step, data)
                 continue
             for (store, key), record in data.items():
                 if store == step.store:
@@ -88,12 +93,7 @@ def fused(plan: Plan, data: Data) -> Data:
     contexts = plan.contexts(NOW_MS, "device-1")
     for a_pass in plan.passes:
         if a_pass.kind == "move":
-            step = a_pass.steps[0][1]
-            source, target = (step.store, str(step.key)), (step.target[0], step.target[1])
-            if source in data and target not in data:
-                data[target] = data.pop(source)
-            elif source in data and step.if_exists == "fail":
-                raise ValidationError("two at one place")
+            move(a_pass.steps[0][1], data)
             continue
         for place, text in list(data.items()):
             if place[0] == a_pass.store and (a_pass.kind == "walk" or place[1] in a_pass.keys):
@@ -462,6 +462,24 @@ def test_plan_tries_the_steps_on_some_records(tmp_path: Path) -> None:
     )
     refusal = one_refusal(terminal, 10, "VALIDATION_ERROR")
     assert "KeyError" in refusal["message"] or "0004_fails.py, line 3" in refusal["message"]
+
+
+@pytest.mark.parametrize("where", ["while it is loaded", "in a step"])
+def test_plan_does_not_wait_for_ever_for_a_migration_that_hangs(tmp_path: Path, where: str) -> None:
+    terminal = new_terminal(tmp_path)
+    terminal.configure(deadline_ms=500)
+    text = "while True:\n    pass\n"
+    if where == "in a step":
+        text = (
+            "from agent.core.migration import each\n"
+            "def up(record, context):\n    while True:\n        pass\n"
+            "VERSION, NAME = 4, 'hangs'\n"
+            "STEPS = [each('balances', up, fields=['a'])]\n"
+        )
+    (terminal.own_migrations() / "0004_hangs.py").write_text(text)
+    error = planned(terminal, 7)["error"]
+    assert error["code"] == "TIMEOUT"
+    assert ("balances" if where == "in a step" else "loading") in error["message"]
 
 
 def test_plan_tells_of_a_plan_that_was_given_up(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The settings table, its JSON Schema, its document and the shipped profiles say the same thing.
 
 `python -m tests.test_profiles` writes the schema and the document's table anew from the table in
-agent/core/profile.py, which is the one to change. Marks such as DP-4 are those of
+agent/core/settings.py, which is the one to change. Marks such as DP-4 are those of
 docs/spec/device-profile.md.
 """
 
@@ -21,15 +21,12 @@ from hypothesis import strategies as st
 from agent.core.profile import (
     BASES,
     FORMAT,
-    NAMES,
-    PATH_CHARS_MAX,
-    SETTINGS,
     TEXT_CHARS_MAX,
     Profile,
-    Setting,
     explain,
     profile_from,
 )
+from agent.core.settings import NAMES, PATH_CHARS_MAX, SETTINGS, Setting
 from agent.ground.errors import ConfigError
 from agent.ground.words import edit_distance, nearest
 

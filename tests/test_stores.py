@@ -15,15 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.stores import (
-    AMOUNT_MAX,
-    CURRENCIES_MAX,
-    Contract,
-    Contracts,
-    Counter,
-    Tally,
-    difference,
-)
+from agent.core.stores import Contract, Contracts, Counter
+from agent.core.tally import AMOUNT_MAX, CURRENCIES_MAX, Tally, difference
 from agent.ground.codec import decode, encode
 from agent.ground.errors import MigrationsRejected
 

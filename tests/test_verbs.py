@@ -6,15 +6,18 @@ sample terminals and held against them.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.__main__ import main
 from agent.cli.arguments import VERBS, help_text
 from agent.ground import errors
 from agent.service.chronicle import Chronicle
@@ -256,6 +259,34 @@ def test_damaged_and_foreign_backups_are_told_apart(tmp_path: Path) -> None:
     assert first.name in told.err
     assert second.name in told.err
     assert third.name not in told.err
+    words = [line.split()[:2] for line in told.out.splitlines() if not line.startswith(" ")]
+    assert words == [[first.name, "DAMAGED"], [second.name, "DAMAGED"], [third.name, "ok"]]
+
+
+class Meddler(io.StringIO):
+    """A standard output that cuts a file off as soon as anything is written to it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def write(self, text: str) -> int:
+        os.truncate(self.path, 100)
+        return super().write(text)
+
+
+def test_verify_tells_each_backup_before_it_reads_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = new_terminal(tmp_path / "root")
+    for _ in range(2):
+        assert terminal.run("backup").code == 0
+    first, second = sorted(terminal.backups.iterdir())
+    out = Meddler(second)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["--root", str(terminal.root), "verify"]) == 9
+    lines = [line.split()[:2] for line in out.getvalue().splitlines()]
+    assert lines[:2] == [[first.name, "ok"], [second.name, "DAMAGED"]]
 
 
 def test_reporting_on_a_fresh_terminal_makes_no_file(tmp_path: Path) -> None:
@@ -451,7 +482,7 @@ def test_health_warns_of_what_lies_where_nothing_should(tmp_path: Path) -> None:
 
 
 def test_mount_options_that_weaken_a_flush_are_known() -> None:
-    from agent.cli.machine import weak_options
+    from agent.cli.health_machine import weak_options
 
     assert weak_options(["rw", "relatime", "data=ordered", "commit=5"]) == []
     assert weak_options(["rw", "data=writeback", "commit=600", "nobarrier"]) == [

@@ -6,26 +6,28 @@ from __future__ import annotations
 
 from .child import child_ended
 from .core import (
-    CancelledError,
     Loop,
-    Task,
-    TaskQueue,
-    TimeoutError,
     create_task,
-    current_task,
     detach_after_fork,
     get_event_loop,
     new_event_loop,
     run,
     run_until_complete,
     shutdown,
-    sleep,
-    sleep_ms,
     ticks,
     use_clock,
 )
 from .event import Event, ThreadSafeFlag
 from .funcs import wait_for, wait_for_ms
+from .task import (
+    CancelledError,
+    Task,
+    TaskQueue,
+    TimeoutError,
+    current_task,
+    sleep,
+    sleep_ms,
+)
 from .waits import release_fd, wait_readable, wait_writable
 
 __all__ = [

@@ -9,15 +9,10 @@ import sys
 from .ioqueue import kernel_poll, signals
 from .task import (
     CancelledError,
-    Sleep,
     Task,
     TaskQueue,
-    TimeoutError,
-    current_task,
     loop,
     real_ms,
-    sleep,
-    sleep_ms,
     unqueue,
     wake,
 )
@@ -31,27 +26,6 @@ if TYPE_CHECKING:
 
     Context = dict[str, Any]
     Handler = Callable[[type["Loop"], Context], object]
-
-__all__ = [
-    "CancelledError",
-    "Loop",
-    "Sleep",
-    "Task",
-    "TaskQueue",
-    "TimeoutError",
-    "create_task",
-    "current_task",
-    "detach_after_fork",
-    "get_event_loop",
-    "new_event_loop",
-    "run",
-    "run_until_complete",
-    "shutdown",
-    "sleep",
-    "sleep_ms",
-    "ticks",
-    "use_clock",
-]
 
 SHUTDOWN_MS = 5_000  # what all `finally` blocks together may take before they are closed hard
 

@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from agent.edges.config import Config
 
 
+LEFT_BY_A_CUT = (
+    ".next",
+    ".next-wal",
+    ".next-journal",
+    ".next-shm",
+    ".prev",
+    ".probe",
+    ".probe2",
+)
+
+
 def boot(command: Command) -> int:
     """Run the boot decision; 12 exactly when the application must not start."""
     if command.options.get("--help"):
@@ -43,9 +54,11 @@ def nothing_to_do(config: Config) -> int:
         version = int.from_bytes(header[60:64], "big", signed=True)
         if version != head_from_names(config.migrations_dir) or version < 1:
             return -1
-        for suffix in (".next", ".next-wal", ".next-journal", ".next-shm", ".prev"):
-            if os.path.lexists(pos + suffix):
+        for left in LEFT_BY_A_CUT:
+            if os.path.lexists(pos + left):
                 return -1
+        if os.path.lexists(config.state_dir + "/seal.tmp"):
+            return -1
         if os.path.exists(pos + "-wal") and os.path.getsize(pos + "-wal"):
             return -1
         if os.path.exists(pos + "-journal") and _live_journal(pos + "-journal"):

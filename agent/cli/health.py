@@ -1,16 +1,17 @@
 """`health`: the checks around the data, each a row of (name, ok | warn | fail, sentence, value).
 
 A check that fails would stop a run; a warning is for the next visit. Nothing is written, and while
-a run is on pos.db is not touched. The checks of storage and system are in `machine`.
+a run is on pos.db is not touched. The checks of storage and system are in
+`health_machine`.
 """
 
 from __future__ import annotations
 
 import os
 
-from agent.cli.facts import old_file_users
-from agent.cli.machine import FAIL, MACHINE_CHECKS, OK, WARN
+from agent.cli.health_machine import FAIL, MACHINE_CHECKS, OK, WARN
 from agent.cli.output import show, wrap
+from agent.cli.status_facts import old_file_users
 from agent.edges import clock, database, flash, quiet
 from agent.edges.config import places_of
 from agent.edges.holders import holders_of
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from agent.cli.arguments import Command
-    from agent.cli.machine import Said
+    from agent.cli.health_machine import Said
     from agent.core.terminal import Places, RunRow
     from agent.edges.config import Config
     from agent.edges.state import Diary

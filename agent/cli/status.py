@@ -6,9 +6,9 @@ run that begins meanwhile.
 
 from __future__ import annotations
 
-from agent.cli.facts import Facts
-from agent.cli.money import backup_sentence, money_facts
 from agent.cli.output import show, wrap
+from agent.cli.status_facts import Facts
+from agent.cli.status_money import backup_sentence, money_facts
 from agent.core.report import Snapshot, money_line
 from agent.ground.errors import EXIT_OK, EXIT_PENDING
 

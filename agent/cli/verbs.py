@@ -28,10 +28,10 @@ def run(command: Command) -> int:
         from agent.cli import runs
 
         return int(getattr(runs, verb)(command, config))
-    if verb in ("backups", "verify", "validate", "history", "health", "profile"):
-        from agent.cli import reports
+    if verb in ("backups", "verify"):
+        from agent.cli import backups
 
-        return int(getattr(reports, verb)(command, config))
+        return int(getattr(backups, verb)(command, config))
     if verb == "status":
         from agent.cli.status import status
 
@@ -40,8 +40,28 @@ def run(command: Command) -> int:
         from agent.cli.plan import plan
 
         return plan(command, config)
-    if verb in ("check", "new"):
-        from agent.cli import authoring
+    if verb == "validate":
+        from agent.cli.validate import validate
 
-        return int(getattr(authoring, verb)(command, config))
+        return validate(command, config)
+    if verb == "history":
+        from agent.cli.history import history
+
+        return history(command, config)
+    if verb == "health":
+        from agent.cli.health import health
+
+        return health(command, config)
+    if verb == "profile":
+        from agent.cli.profile import profile
+
+        return profile(command, config)
+    if verb == "check":
+        from agent.cli.check import check
+
+        return check(command, config)
+    if verb == "new":
+        from agent.cli.new import new
+
+        return new(command, config)
     raise InternalError(f"{verb} is in the table of verbs but leads nowhere")

@@ -28,8 +28,6 @@ STATES = (
 )
 FINAL = (DONE, FAILED, HELD)
 
-VERDICTS = ("OK", "NOT_REQUIRED", "REFUSED", "ROLLED_BACK", "PARTIAL", "INTERRUPTED", "HELD")
-
 MOVES = {
     # Nothing is pending, or what was left behind needed no more than tidying.
     (CHECKING, DONE): "nothing to do",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 
-from agent.core.profile import NAMES, SCHEMA_ID, explain, path_fault, profile_of, settings_in
+from agent.core.profile import SCHEMA_ID, explain, profile_of, settings_in
+from agent.core.settings import NAMES, path_fault
 from agent.core.terminal import Places
 from agent.ground.codec import decode
 from agent.ground.errors import ConfigError

@@ -52,12 +52,6 @@ def migration_names(folder: str) -> list[str]:
     return names
 
 
-def head_version(folder: str) -> int:
-    """The version that the installed migrations lead to, from the names alone."""
-    names = migration_names(folder)
-    return len(names)
-
-
 def read_contracts(folder: str) -> Contracts:
     """stores.json of the folder, whatever the state of the files beside it.
 

@@ -16,6 +16,7 @@ from agent.edges.database import (
     open_source,
     read_header,
 )
+from agent.edges.holders import holders_of
 from agent.edges.state import FORMAT, Diary
 from agent.ground.errors import AgentError, sentence_for
 
@@ -65,6 +66,16 @@ def run_is_on(lock_path: str) -> bool:
     except (OSError, ValueError):
         doubtful = True
     return doubtful and _flock_is_held(lock_path)
+
+
+def until_a_run(lock_path: str) -> Callable[..., None]:
+    """A mark for walks and reads that gives up, by NotNow, as soon as a run begins."""
+
+    def mark(*_: Any) -> None:
+        if run_is_on(lock_path):
+            raise NotNow("a run has begun; ask again when it is done")
+
+    return mark
 
 
 def _flock_is_held(path: str) -> bool:
@@ -125,13 +136,42 @@ def _is_shared(path: str) -> bool:
             raise NotNow(f"{path} is no SQLite file")
         if not header.wal_mode:
             return True
-        if os.path.exists(path + "-wal") and os.path.exists(path + "-shm"):
+        if _wal_is_shared(path):
             return True
         if left_to_recover(path):
             raise NotNow(_WAITS)
     except OSError as error:
         raise NotNow(sentence_for(error)) from error
     return False
+
+
+def _wal_is_shared(path: str) -> bool:
+    return os.path.exists(path + "-wal") and os.path.exists(path + "-shm")
+
+
+def open_quietly(path: str, wal_mode: bool, note: Callable[[str], None]) -> Connection:
+    """A connection for a long reading that leaves no trace either, and that reads on at once.
+
+    Where `quietly` would say NotNow, the file is read as the plain file it is, and `note` is told
+    what that leaves out; so it is who has the file open. Raises OSError and SqliteError.
+    """
+    found = os.stat(path)
+    holders, complete = holders_of((found.st_dev, found.st_ino), (os.getpid(),))
+    left = left_to_recover(path)
+    if holders:
+        names = ", ".join(sorted({holder.name for holder in holders.values()}))
+        note(f"pos.db is open in {names}; a run needs it closed")
+    if wal_mode and not complete:
+        note("not every process may be looked at: who has pos.db open is not known")
+    # A -journal beside an open file is as a rule a sale being written; SQLite tells that by locks.
+    if (not left or holders) if not wal_mode else (holders and _wal_is_shared(path)):
+        return open_shared(path)
+    if "-wal" in left:
+        note(f"{left}: all figures are without the application's last writes")
+    elif left:
+        note(f"{left}: it is halfway through a write that a run undoes first; figures may differ")
+    # In WAL mode a reader would make -wal and -shm, and a live journal would be rolled back.
+    return open_source(path, CACHE_BYTES)
 
 
 def _look(path: str) -> tuple[tuple[int, ...], ...]:

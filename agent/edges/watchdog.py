@@ -14,17 +14,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 WDIOC_SETTIMEOUT = 0xC0045706  # linux/watchdog.h: _IOWR('W', 6, int)
-WDIOC_GETTIMEOUT = 0x80045707
 
 
 class Watchdog:
     """The hardware watchdog of the profile, or nothing where there is none."""
 
-    __slots__ = ("_fd", "timeout_s")
+    __slots__ = ("_fd",)
 
     def __init__(self, device: str | None, timeout_s: int | None) -> None:
         self._fd = -1
-        self.timeout_s = timeout_s
         if device is None:
             return
         try:

@@ -14,9 +14,6 @@ ATTEMPTS_TOTAL_MAX = 20
 # that telling them costs nothing beside the work.
 BYTES_PER_MARK = 1 << 20
 
-# Longest silence on a terminal or a pipe before people pull the plug (docs/architecture.md).
-PROGRESS_INTERVAL_MS = 5000
-
 # A quick_check reads the whole file and gives no mark while it runs; its deadline grows by this.
 QUICK_CHECK_BYTES_PER_S = 2_000_000
 

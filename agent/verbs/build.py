@@ -64,7 +64,7 @@ def settle_copy(places: Places, fd: int) -> None:
     """Make the copy durable under its name, with the owner and mode the application needs."""
     try:
         like = places.pos if os.path.lexists(places.pos) else places.folder
-        copy_ownership(like, fd, places.next)
+        copy_ownership(like, fd)
         os.fsync(fd)
         flash.sync_folder(places.folder)
     except OSError as error:
@@ -137,6 +137,14 @@ def end_run(
         row.state = "sealed"
         rows.write_run(connection, row)
         database.commit(connection)
+    except SqliteError as error:
+        raise refused_by_sqlite(error, "closing the new file") from error
+    close_next(connection, places)
+
+
+def close_next(connection: Connection, places: Places) -> None:
+    """Make the successor one plain file on flash, out of WAL mode, with nothing beside it."""
+    try:
         database.leave_wal(connection, places.next)
     except SqliteError as error:
         raise refused_by_sqlite(error, "closing the new file") from error

@@ -114,7 +114,7 @@ def _owes_wal(places: Places, looked: Looked) -> bool:
     seal, row = looked.seal, looked.row
     if seal is None or row is None or not seal.wal or seal.run != row.run:
         return False
-    if looked.header.wal_mode or looked.facts.prev not in ("ours", "none"):
+    if looked.facts.prev not in ("ours", "none"):
         return False
     if looked.facts.prev == "none":
         return True

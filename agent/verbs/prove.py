@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from agent.core.plan import Plan, replay
 from agent.core.steps import shown, undeclared_change
-from agent.core.stores import Contract, Tally, difference
+from agent.core.stores import Contract
+from agent.core.tally import Tally, difference
 from agent.core.terminal import TABLE
 from agent.edges.database import (
     SqliteError,

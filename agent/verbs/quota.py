@@ -63,6 +63,13 @@ def need_for(source_bytes: int, backup_bound: int, profile: Profile) -> Need:
     )
 
 
+def existing_folder(folder: str) -> str:
+    """The folder, or the nearest one above it that is there already: it has the same space."""
+    while not os.path.isdir(folder) and folder not in ("/", ""):
+        folder = os.path.dirname(folder)
+    return folder
+
+
 def check_size(source_bytes: int, profile: Profile) -> None:
     """Refuse a file larger than the profile says this class of terminal can upgrade."""
     if source_bytes > profile.pos_db_bytes_max:
@@ -139,7 +146,7 @@ def check_place(places: Places, unproven_allowed: bool) -> None:
         )
 
 
-def copy_ownership(source: str, fd: int, path: str) -> None:
+def copy_ownership(source: str, fd: int) -> None:
     """Give an open file the owner, mode and every extended attribute of `source`.
 
     Without it the application's next sale would fail as read-only. Of a folder, where there is no
@@ -174,7 +181,7 @@ def probe(places: Places) -> bool:
             delete(name)
         fd = os.open(names[0], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            copy_ownership(places.pos, fd, names[0])
+            copy_ownership(places.pos, fd)
         except OSError as error:
             raise AgentError(
                 f"the new file could not get the owner, mode and attributes of {places.pos} "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from agent.core.steps import field
-from agent.core.stores import Contract, difference
+from agent.core.stores import Contract
+from agent.core.tally import difference
 from agent.edges import database
 from agent.edges.database import SqliteError, begin, commit, refused_by_sqlite
 from agent.ground.codec import decode, encode

@@ -7,7 +7,8 @@ cannot be read for sure is never guessed at. Memory stays bounded whatever the f
 from __future__ import annotations
 
 from agent.core.steps import field, field_reader, shown
-from agent.core.stores import Contract, Counter, Tally
+from agent.core.stores import Contract, Counter
+from agent.core.tally import Tally
 from agent.edges.database import SqliteError, has_rowid, quoted, refused_by_sqlite
 from agent.ground.codec import decode
 from agent.ground.digest import sha256

@@ -21,14 +21,21 @@ if TYPE_CHECKING:
 class Keeping(Run):
     """A run that takes backups."""
 
-    def _whole_backup(self, header: Header, contract: Contract, size: int) -> backup_reader.BackupInfo:
+    def _tidy_backups(self) -> None:
+        """See that the folder is there, without what a cut backup left in it."""
+        folder = self.places.backups
+        try:
+            flash.make_folder(folder)
+            backup_folder.remove_unfinished(folder)
+        except OSError as error:
+            raise flash.refused(error, f"preparing {folder}") from error
+
+    def _whole_backup(
+        self, header: Header, contract: Contract, size: int
+    ) -> backup_reader.BackupInfo:
         """One verified backup of pos.db as it is now; `self.source` is open on it."""
         places, profile = self.places, self.profile
-        try:
-            flash.make_folder(places.backups)
-            backup_folder.remove_unfinished(places.backups)
-        except OSError as error:
-            raise flash.refused(error, f"preparing {places.backups}") from error
+        self._tidy_backups()
         left_out = backup_bound.free_leaf_pages(places.pos)
         bound = backup_bound.bound_bytes(places.pos, profile.backup_level, left_out, 0)
         quota.check_backup_space(places, bound, profile.reserve_bytes)
@@ -58,9 +65,13 @@ class Keeping(Run):
         assert self.source is not None
         size = os.stat(places.pos).st_size
         sequence = backup_folder.next_sequence(places.backups)
-        path = os.path.join(places.backups, backup_folder.backup_name(sequence, header.user_version))
+        path = os.path.join(
+            places.backups, backup_folder.backup_name(sequence, header.user_version)
+        )
         unsettled = found.tally.unsettled_summary()
-        bound = backup_bound.bound_bytes(places.pos, profile.backup_level, left_out, unsettled["records"])
+        bound = backup_bound.bound_bytes(
+            places.pos, profile.backup_level, left_out, unsettled["records"]
+        )
         self.writer = backup.BackupWriter(
             path,
             {

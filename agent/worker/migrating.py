@@ -6,12 +6,11 @@ import os
 
 from agent.core import decide, states
 from agent.core.terminal import RunRow
-from agent.edges import database, flash
+from agent.edges import database
 from agent.ground.errors import AgentError, SchemaTooNew, Unsettled, ValidationError
 from agent.verbs import (
     backup,
     backup_bound,
-    backup_folder,
     backup_reader,
     build,
     passes,
@@ -156,18 +155,16 @@ class Migrating(Keeping):
         known = run_row.backup or {}
         path = os.path.join(self.places.backups, str(known.get("name")))
         try:
-            return backup_reader.verify(path, self.desk.marker("backup")).sha256 == known.get("sha256")
+            return backup_reader.verify(path, self.desk.marker("backup")).sha256 == known.get(
+                "sha256"
+            )
         except AgentError:
             return False
 
     def _make_room(self, size: int, looked: Looked) -> bytearray:
         """See that everything fits before anything is written; an older way back goes first."""
         places, profile = self.places, self.profile
-        try:
-            flash.make_folder(places.backups)
-            backup_folder.remove_unfinished(places.backups)
-        except OSError as error:
-            raise flash.refused(error, f"preparing {places.backups}") from error
+        self._tidy_backups()
         self._prune_backups("")
         left_out = backup_bound.free_leaf_pages(places.pos)
         bound = backup_bound.bound_bytes(places.pos, profile.backup_level, left_out, 0)
@@ -188,7 +185,10 @@ class Migrating(Keeping):
 
     def _run_batches(self, plan: Plan, run_row: RunRow) -> None:
         if run_row.state == "sealed":
-            return  # an attempt was cut between its last commit and the switch: prove it again
+            # An attempt was cut between its last commit and the switch: prove it again. To look at
+            # it was to open it, which put it back into WAL mode; pos.db must not get that.
+            build.close_next(self._open_successor(), self.places)
+            return
         if self.successor is None:
             self.may_drop_next = True
             self.successor = self._open_successor()

@@ -42,7 +42,9 @@ class Restoring(Keeping):
             return self.do_uncounted(error)
         return self._restore(looked, info, found, lost)
 
-    def _losses(self, looked: Looked, info: backup_reader.BackupInfo) -> tuple[Survey, dict[str, int]]:
+    def _losses(
+        self, looked: Looked, info: backup_reader.BackupInfo
+    ) -> tuple[Survey, dict[str, int]]:
         """What pos.db holds, and how its unsettled records differ from the backup's."""
         places, contracts = self.places, self.files.contracts
         version = looked.header.user_version
@@ -101,7 +103,9 @@ class Restoring(Keeping):
         bound = 0
         if size:
             left_out = backup_bound.free_leaf_pages(self.places.pos)
-            bound = backup_bound.bound_bytes(self.places.pos, self.profile.backup_level, left_out, 0)
+            bound = backup_bound.bound_bytes(
+                self.places.pos, self.profile.backup_level, left_out, 0
+            )
         need = quota.need_for(size, bound, self.profile)
         need.successor = info.header["image_bytes"] + quota.GROWTH_BYTES_MIN
         return need

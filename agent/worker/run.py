@@ -56,6 +56,7 @@ class Run:
     def _settle_flash(self) -> tuple[Looked, decide.Row]:
         """Act on what an earlier run left until nothing is left to tidy."""
         mark = self.desk.marker("")
+        self._remove_scraps()
         try:
             backup_folder.remove_unfinished(self.places.backups)
         except AgentError:
@@ -78,6 +79,15 @@ class Run:
                 return looked, row
             self.desk.tell(found=row.mark, text=row.found)
             self._tidy(looked, row.action)
+
+    def _remove_scraps(self) -> None:
+        """Small files that a cut left and that nothing reads."""
+        pos = self.places.pos
+        for scrap in (self.places.seal + ".tmp", pos + ".probe", pos + ".probe2"):
+            try:
+                flash.delete(scrap)
+            except OSError:
+                pass  # a folder that refuses is named by whoever has to write there
 
     def _tidy(self, looked: Looked, action: str) -> None:
         places = self.places
@@ -252,11 +262,14 @@ class Run:
 def restore_wal(places: Places, seal: switch.Seal) -> None:
     """Give pos.db the WAL mode it came with, and note its new digest.
 
-    The seal is written last: cut before it, the mode is there already and the next boot only finds
-    pos.db changed since the switch.
+    The seal is written last. Cut before it, the mode is there already and the application may have
+    sold since: the digest stays the old one, so that pos.db counts as written since the switch.
     """
-    database.set_wal_mode(places.pos)
-    build.sync_file(places.pos)
-    seal.size, seal.sha256 = flash.digest_file(places.pos)
+    header = database.read_header(places.pos)
+    if header is None or not header.wal_mode:
+        database.set_wal_mode(places.pos)
+        flash.sync_folder(places.folder)  # a -journal that came back would undo the mode
+        build.sync_file(places.pos)
+        seal.size, seal.sha256 = flash.digest_file(places.pos)
     seal.wal = False
     switch.write_seal(places, seal)

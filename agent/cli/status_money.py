@@ -1,4 +1,4 @@
-"""Is the money safe: what is unsettled now, and which verified backup holds exactly that.
+"""For `status`, is the money safe: what is unsettled, and which verified backup holds just that.
 
 pos.db is read through `edges/quiet`, which changes nothing; the walk ends as soon as a run begins,
 because a run waits for whoever has the file open.
@@ -22,16 +22,6 @@ if TYPE_CHECKING:
     from agent.core.terminal import Places
     from agent.edges.config import Config
     from agent.edges.migration_files import MigrationFiles
-
-
-def going_on(places: Places) -> Callable[..., None]:
-    """A mark for walks and reads that gives up as soon as a run begins."""
-
-    def mark(*_: Any) -> None:
-        if quiet.run_is_on(places.lock):
-            raise quiet.NotNow("a run has begun; ask again when it is done")
-
-    return mark
 
 
 def money_facts(
@@ -65,7 +55,7 @@ def money_facts(
 def _counted(
     connection: Connection, config: Config, places: Places, contract: Contract
 ) -> dict[str, Any]:
-    mark = going_on(places)
+    mark = quiet.until_a_run(places.lock)
     limits = (config.profile.record_bytes_max, config.profile.record_depth_max)
     survey.check_stores(connection, contract)
     found = survey.survey(connection, contract, set(), limits, mark)

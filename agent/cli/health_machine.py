@@ -25,22 +25,15 @@ FULL_PERCENT = 80  # of the largest pos.db that the profile can upgrade
 COMMIT_SECONDS_MAX = 30
 
 
-def _folder_of(path: str) -> str:
-    """The folder, or the nearest one above it that is there."""
-    while path != "/" and not os.path.isdir(path):
-        path = os.path.dirname(path)
-    return path
-
-
 def _space(config: Config, places: Places) -> Said:
     """Free space against what a run may need at its peak."""
-    free = flash.free_bytes(_folder_of(places.folder))
+    free = flash.free_bytes(quota.existing_folder(places.folder))
     if quiet.run_is_on(places.lock) or not os.path.isfile(places.pos):
         return OK, f"{free} bytes free; not held against a need now", {"free_bytes": free}
     profile = config.profile
     bound = backup_bound.bound_bytes(places.pos, profile.backup_level, None, 0)
     need = quota.need_for(os.path.getsize(places.pos), bound, profile)
-    there = Places(places.pos, places.state, _folder_of(places.backups), "")
+    there = Places(places.pos, places.state, quota.existing_folder(places.backups), "")
     lacking, free_there = quota.shortage(there, need)
     value = {"free_bytes": free, **need.as_json()}
     if lacking:

@@ -1,16 +1,13 @@
-"""The verbs that list what is there: backups, history, profile; and the reading of backups.
+"""`backups` lists them by what their headers say; `verify` reads them whole.
 
-Like all that only report they write nothing and take no lock. `validate` and `health` have modules
-of their own.
+Nothing is written and no lock is taken: a run may take and delete backups meanwhile.
 """
 
 from __future__ import annotations
 
 import os
 
-from agent.cli.output import show, show_error, table, when, wrap
-from agent.edges import quiet
-from agent.edges.config import profile_report
+from agent.cli.output import show, show_error, table, when, wrap, write
 from agent.ground.errors import EXIT_OK, AgentError, BackupCorrupt
 from agent.verbs import backup_folder, backup_reader
 from agent.verbs.restore import find_backup, summary_of
@@ -85,7 +82,10 @@ def _reason(message: str) -> str:
 
 
 def verify(command: Command, config: Config) -> int:
-    """Read one backup, or all, from the first byte to the last; 9 when any is damaged."""
+    """Read one backup, or all, from the first byte to the last; 9 when any is damaged.
+
+    Without --json each is told as soon as it is read.
+    """
     folder = config.backups_dir
     if command.words:
         paths = [find_backup(folder, command.words[0])]
@@ -102,102 +102,25 @@ def verify(command: Command, config: Config) -> int:
                 continue  # a run that takes a backup deletes the oldest
             entry.update(ok=False, why=error.message, size_bytes=None, sha256=None)
         checked.append(entry)
+        if not command.json:  # reading takes long: what is known is told at once
+            write("\n".join(_verified_lines(entry)) + "\n")
     damaged = [entry["name"] for entry in checked if not entry["ok"]]
     result: dict[str, Any] = {"checked": checked, "damaged": damaged}
-    lines: list[str] = []
-    for entry in checked:
-        said = size_text(entry["size_bytes"]) if entry["ok"] else _reason(entry["why"])
-        lines += wrap(f"{entry['name']}  {'ok     ' if entry['ok'] else 'DAMAGED'} ", said)
     if not damaged:
-        show(result, lines or ["there is no backup"], command.json)
+        show(result, [] if checked else ["there is no backup"], command.json)
         return EXIT_OK
     corrupt = BackupCorrupt(
         f"{', '.join(damaged)} cannot be used; take a new one with `posagent backup`",
         damaged=damaged,
     )
     result["error"] = corrupt.as_json()
-    show(result, lines, command.json)
+    show(result, [], command.json)
     return corrupt.exit_code if command.json else show_error(corrupt, False)
 
 
-def history(command: Command, config: Config) -> int:
-    """What was done and what failed, newest last. No diary is an empty history."""
-    nothing: list[dict[str, Any]] = []
-    rows = quiet.read_diary(
-        os.path.join(config.state_dir, "agent.db"), lambda diary: diary.history(), nothing
-    )
-    show({"history": rows}, _history_lines(rows), command.json)
-    return EXIT_OK
-
-
-def _history_lines(rows: list[dict[str, Any]]) -> list[str]:
-    if not rows:
-        return ["nothing was done yet"]
-    cells = [
-        (
-            str(row["seq"]),
-            when(row["at_ms"], row["clock_trusted"]),
-            row["kind"],
-            _versions(row),
-            row["state"],
-            row["verdict"],
-            row["code"] or row["name"] or "",
-        )
-        for row in rows
-    ]
-    titles = ("No. ", "when (UTC)", "what", "schema", "state", "verdict", "")
-    listed = table(titles, cells)
-    lines = [listed[0][:80]]
-    for row, line in zip(rows, listed[1:]):
-        lines += [line] if len(line) <= 80 else _broken(line)
-        if row["message"]:
-            lines += wrap("      ", row["message"])
-    if not all(row["clock_trusted"] for row in rows):
-        lines.append("? the clock could not be trusted; the order is that of the numbers")
-    return lines
-
-
-def _broken(line: str) -> list[str]:
-    head, _, tail = line.rpartition("  ")
-    return [head.rstrip(), "      " + tail]
-
-
-def _versions(row: dict[str, Any]) -> str:
-    """What the row moved: one migration of a run its own version, anything else all of it."""
-    if row["version"] is not None:
-        return f"{row['version'] - 1} -> {row['version']}"
-    ends = (row["from_version"], row["to_version"])
-    return " -> ".join("?" if end is None else str(end) for end in ends)
-
-
-def profile(command: Command, config: Config) -> int:
-    """The profile in force, with the basis and source of every figure."""
-    report = profile_report(config)
-    lines = [*wrap(f"profile {report['id']}: ", report["title"]), report["path"], ""]
-    for name, entry in report["settings"].items():
-        value = entry["value"]
-        told = {None: "none", True: "yes", False: "no"}.get(value) if _is_word(value) else value
-        lines += [f"{name:24} {told}  ({entry['basis']})", *wrap("    ", entry["source"])]
-    show(report, lines, command.json)
-    return EXIT_OK
-
-
-def _is_word(value: Any) -> bool:
-    return value is None or type(value) is bool
-
-
-def validate(command: Command, config: Config) -> int:
-    """Every record read strictly; 10 when records that matter cannot be read."""
-    from agent.cli.validating import validate as run
-
-    return run(command, config)
-
-
-def health(command: Command, config: Config) -> int:
-    """Everything around the data; 1 when something would stop a run."""
-    from agent.cli.health import health as run
-
-    return run(command, config)
+def _verified_lines(entry: dict[str, Any]) -> list[str]:
+    said = size_text(entry["size_bytes"]) if entry["ok"] else _reason(entry["why"])
+    return wrap(f"{entry['name']}  {'ok     ' if entry['ok'] else 'DAMAGED'} ", said)
 
 
 def size_text(size_bytes: int) -> str:

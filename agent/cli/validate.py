@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import os
 
-from agent import aio
-from agent.cli.money import going_on
+from agent.cli.apart import apart
 from agent.cli.output import show, show_error, table, wrap
 from agent.core.report import money_line
 from agent.core.steps import shown
-from agent.core.stores import Tally
-from agent.edges import database, process, quiet
+from agent.core.tally import Tally
+from agent.edges import database, quiet
 from agent.edges.config import places_of
 from agent.edges.migration_files import MigrationFiles
-from agent.ground.codec import decode, encode
 from agent.ground.errors import EXIT_OK, AgentError, Busy, NeedsTechnician, ValidationError
-from agent.ground.limits import REPORT_BYTES_MAX
 from agent.verbs import survey
 from agent.worker.start import missing
 
@@ -80,7 +77,7 @@ def _header(places: Places) -> Header:
 def _walked(
     connection: Connection, config: Config, places: Places, contract: Contract, judged: set[str]
 ) -> dict[str, Any]:
-    mark = going_on(places)
+    mark = quiet.until_a_run(places.lock)
     limits = (config.profile.record_bytes_max, config.profile.record_depth_max)
     survey.check_stores(connection, contract)
     tally = Tally()
@@ -143,46 +140,12 @@ def _lines(result: dict[str, Any]) -> list[str]:
     return lines + wrap("", money_line(result["unsettled"]))
 
 
-# The plan's stores, from the authors' files, which are run where a hang or a crash is survived
-
-
 def plan_stores(config: Config, files: MigrationFiles, version: int) -> tuple[set[str], str]:
     """(stores that the pending plan touches, why they are not known or "")."""
     if not 0 <= version < files.head:
         return set(), ""
-
-    def do(reports: int, answers: int) -> None:
-        try:
-            said: dict[str, Any] = {"stores": sorted(files.load(version).stores())}
-        except AgentError as error:
-            said = {"error": error.message}
-        os.write(reports, encode(said).encode() + b"\n")
-
-    child = process.start_child(do, (), config.profile.ram_budget_bytes)
     try:
-        line = aio.run(_line_of(child, config.profile.deadline_ms))
-    finally:
-        aio.shutdown()
-        child.kill()
-        os.waitpid(child.pid, 0)
-        child.close()
-    try:
-        said = decode(line.decode())
-        return set(said.get("stores", ())), said.get("error", said.get("crash", ""))
-    except ValueError:
-        return set(), "the migration files do not load within the deadline and memory limit"
-
-
-async def _line_of(child: process.Child, deadline_ms: int) -> bytes:
-    """What the child says until it hangs up, or b"" when it does not in time."""
-    said = b""
-    while not said.endswith(b"\n"):
-        try:
-            await aio.wait_for_ms(aio.wait_readable(child.reports), deadline_ms)
-        except aio.TimeoutError:
-            return b""
-        data = os.read(child.reports, REPORT_BYTES_MAX)
-        if not data or len(said) > REPORT_BYTES_MAX:
-            break
-        said += data
-    return said
+        said = apart(config, lambda mark: {"stores": sorted(files.load(version).stores())})
+        return set(said["stores"]), ""
+    except AgentError as error:
+        return set(), error.message
