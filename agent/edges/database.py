@@ -39,14 +39,12 @@ _MAGIC = b"SQLite format 3\x00"
 class Header:
     """What the first 100 bytes of an SQLite file say (sqlite.org, Database File Format, 1.3)."""
 
-    __slots__ = ("change_counter", "page_bytes", "page_count", "user_version", "wal_mode")
+    __slots__ = ("page_bytes", "user_version", "wal_mode")
 
     def __init__(self, data: bytes) -> None:
         size = int.from_bytes(data[16:18], "big")
         self.page_bytes = 65536 if size == 1 else size
         self.wal_mode = data[18] == 2 or data[19] == 2
-        self.change_counter = int.from_bytes(data[24:28], "big")
-        self.page_count = int.from_bytes(data[28:32], "big")
         self.user_version = int.from_bytes(data[60:64], "big", signed=True)
 
 

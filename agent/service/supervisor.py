@@ -69,7 +69,7 @@ class Supervisor:
                 from agent.worker.start import missing
 
                 raise missing(self.places)
-            await self._lock_pos_db(job)
+            await self._lock_pos_db()
             result = await self._attempts(job)
         except AgentError as error:
             result = self.chronicle.with_switch(failed(error))
@@ -107,7 +107,7 @@ class Supervisor:
         job.agent_version = __version__
         self.progress.publish_to(self.places.status)
 
-    async def _lock_pos_db(self, job: Job) -> None:
+    async def _lock_pos_db(self) -> None:
         """Keep the application out, or say who is in. Nothing is written meanwhile."""
         if not os.path.lexists(self.places.pos):
             return
@@ -146,7 +146,7 @@ class Supervisor:
         found = os.stat(self.places.pos)
         if self.lock.inode != (found.st_dev, found.st_ino):
             job.old_lock, self.lock = self.lock, None
-            await self._lock_pos_db(job)
+            await self._lock_pos_db()
 
     def _leave_old_file(self, job: Job, result: dict[str, Any]) -> None:
         """Give up the old file's lock, or leave a child behind with it while others use it."""

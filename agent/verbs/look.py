@@ -82,7 +82,7 @@ def look(
         facts.written_since = switch.written_since(places, seal) is True or (
             looked.identity(places, mark) != (seal.size, seal.sha256)
         )
-        facts.backup_since = facts.written_since and _has_backup(places, row, mark)
+        facts.backup_since = facts.written_since and _has_backup(places, mark)
     return looked
 
 
@@ -155,7 +155,7 @@ def _row_of_next(places: Places, profile: Profile) -> RunRow | None:
         return None
 
 
-def _has_backup(places: Places, row: RunRow, mark: Mark) -> bool:
+def _has_backup(places: Places, mark: Mark) -> bool:
     """Whether a backup that reads back whole is there, so that the old file may go."""
     for _, _, path in reversed(backup_folder.backup_files(places.backups)):
         try:
