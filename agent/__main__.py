@@ -41,8 +41,22 @@ def main(arguments: list[str]) -> int:
 
 
 def console() -> None:
-    """Entry point of the installed command."""
-    sys.exit(main(sys.argv[1:]))
+    """Entry point of the installed command. Where nobody listens, the work is done all the same."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    if sys.stdout is None or sys.stderr is None:  # the interpreter found them closed
+        sys.stdout = sys.stdout or open(1, "w", closefd=False)
+        sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    code = main(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+    os._exit(code)  # the interpreter's own farewell would fail once more on a full or closed output
 
 
 if __name__ == "__main__":

@@ -862,7 +862,10 @@ def test_the_entries_of_the_sample_are_those_of_its_unsettled_records(tmp_path: 
     image.write_bytes(read.image)
     entries, tally = entries_and_tally(image)
     assert read.entries == entries
-    assert read.header["tally"] == tally.as_json()
+    counted = tally.as_json()
+    # The sample is older than the digest of what cannot be summed.
+    assert read.header["tally"] == {word: counted[word] for word in read.header["tally"]}
+    assert counted.keys() - read.header["tally"].keys() == {"odd_digest"}
     db = sqlite3.connect(image)
     key, value = db.execute("SELECT key, value FROM sync LIMIT 1").fetchone()
     db.close()

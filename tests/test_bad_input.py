@@ -130,7 +130,7 @@ DATABASES = (
     Bad("half of the file", cut_to(0.5), 12, 12, "HELD", "restore a backup"),
     Bad("less than a header", lambda t: os.truncate(t.pos, 60), 12, 12, "HELD", "restore a backup"),
     Bad("a page of noise", overwrite_page, 10, 10, "VALIDATION_ERROR", "damaged"),
-    Bad("a folder", as_directory("data/pos.db"), 12, 1, "FAILED", "directory"),
+    Bad("a folder", as_directory("data/pos.db"), 12, 12, "HELD", "is no file"),
     Bad(
         "a link to nowhere",
         lambda t: (t.pos.unlink(), t.pos.symlink_to("elsewhere.db")),

@@ -52,7 +52,7 @@ VERBS = {
         {
             "--discard": (
                 "COUNTS",
-                "consent to a loss: newer=N,changed=N,gone=N, or unknown for a damaged pos.db",
+                "consent to a loss: newer=N,changed=N,gone=N,settled=N; or unknown",
             )
         },
     ),

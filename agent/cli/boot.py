@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from agent.edges.config import load_config
-from agent.edges.flash import read_file
+from agent.edges.flash import read_file, read_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def nothing_to_do(config: Config) -> int:
     """The version pos.db is at when a boot has nothing to do, else -1. Only reads."""
     try:
         pos = os.path.realpath(config.pos_db)
-        with open(pos, "rb", buffering=0) as file:
-            header = file.read(100) or b""
+        header = read_start(pos, 100)
         if len(header) < 100 or header[:16] != b"SQLite format 3\0":
             return -1
         version = int.from_bytes(header[60:64], "big", signed=True)
@@ -75,8 +74,7 @@ def nothing_to_do(config: Config) -> int:
 
 
 def _live_journal(path: str) -> bool:
-    with open(path, "rb", buffering=0) as file:
-        return bool((file.read(8) or b"").strip(b"\0"))
+    return bool(read_start(path, 8).strip(b"\0"))
 
 
 def _switch_unreported(path: str) -> bool:

@@ -25,8 +25,11 @@ def show(result: dict[str, Any], lines: Iterable[str], as_json: bool) -> None:
 def write(text: str) -> None:
     """Standard output, whatever its encoding can hold."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
+    except OSError:
+        pass  # nobody reads it; what was done is done, and the exit code says it
 
 
 def show_error(error: AgentError, as_json: bool) -> int:
@@ -34,7 +37,10 @@ def show_error(error: AgentError, as_json: bool) -> int:
     if as_json:
         write(encode({"error": error.as_json()}) + "\n")
     else:
-        sys.stderr.write(f"posagent: {error.code}: {error.message}\n")
+        try:
+            sys.stderr.write(f"posagent: {error.code}: {error.message}\n")
+        except OSError:
+            pass
     return error.exit_code
 
 

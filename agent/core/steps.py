@@ -168,7 +168,7 @@ def apply_step(step: Step, key: str, record: Any, context: Context) -> bool:
         return _READINGS[step.kind](step, record, context)
     except MemoryError:
         raise
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # an author may raise anything
+    except BaseException as error:  # an author may raise anything
         # Words of the author's or of Python's may quote the record; only the place is told.
         reason = str(error) if type(error) is StepFault else _place_of(error)
         raise ValidationError(

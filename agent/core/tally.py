@@ -6,8 +6,12 @@ the contract (core/stores); nothing here judges one.
 
 from __future__ import annotations
 
+from agent.ground.codec import encode
+from agent.ground.digest import sha256
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from agent.core.stores import Store
@@ -21,6 +25,7 @@ CURRENCIES_MAX = 32
 OTHER = "other"
 # An integer beyond this is no amount of money; it is counted as odd.
 AMOUNT_MAX = 10**30
+WORDS = ("records", "unsettled_records", "sales", "unsettled_sales", "odd", "odd_digest")
 
 
 class Tally:
@@ -28,13 +33,15 @@ class Tally:
 
     Per store the number of records; per store and currency the number of sales and the sum of
     their amounts, of all and of the unsettled ones. An amount that is no integer, or none that
-    money has, is counted as `odd` and cannot be summed. At most CURRENCIES_MAX currencies have
-    sums of their own: which ones does not depend on the order or the stores the records lie in.
+    money has, is counted as `odd`; it cannot be summed, but `odd_digest` changes with it, and with
+    the name of a currency that is too long to have a sum of its own. At most CURRENCIES_MAX
+    currencies have one: which does not depend on the order or the stores the records lie in.
     """
 
     __slots__ = (
         "_currencies",
         "odd",
+        "odd_digest",
         "records",
         "sales",
         "unsettled_records",
@@ -48,12 +55,14 @@ class Tally:
         self.sales: dict[str, Totals] = {}
         self.unsettled_sales: dict[str, Totals] = {}
         self.odd: dict[str, int] = {}
+        self.odd_digest: dict[str, int] = {}
 
     def start(self, store: str) -> None:
         """Begin a store, so that an empty one is counted as 0 and not as absent."""
         self.records.setdefault(store, 0)
         self.unsettled_records.setdefault(store, 0)
         self.odd.setdefault(store, 0)
+        self.odd_digest.setdefault(store, 0)
         self.sales.setdefault(store, {})
         self.unsettled_sales.setdefault(store, {})
 
@@ -67,7 +76,10 @@ class Tally:
         for currency, amount in store.sales(record, rule):
             if type(amount) is not int or not -AMOUNT_MAX < amount < AMOUNT_MAX:
                 self.odd[name] += 1
+                self.odd_digest[name] += _digest_of(currency, amount)
                 continue
+            if len(currency) > CURRENCY_CHARS_MAX:
+                self.odd_digest[name] += _digest_of(currency, amount)
             if currency not in self._currencies:
                 currency = self._admitted(currency)
             _count(self.sales[name], currency, amount)
@@ -114,6 +126,7 @@ class Tally:
             "sales": self.sales,
             "unsettled_sales": self.unsettled_sales,
             "odd": self.odd,
+            "odd_digest": self.odd_digest,
         }
 
     def unsettled_summary(self) -> dict[str, Any]:
@@ -139,6 +152,46 @@ def _count(totals: Totals, currency: str, amount: int) -> None:
         entry[1] += amount
 
 
+def settled_sales(counted: dict[str, Any]) -> int:
+    """How many sales that are not unsettled a tally, as plain values, has counted."""
+    return sum(
+        count - counted["unsettled_sales"][store].get(currency, (0, 0))[0]
+        for store, totals in counted["sales"].items()
+        for currency, (count, _) in totals.items()
+    )
+
+
+def is_tally(given: Any, stores: Iterable[str]) -> bool:
+    """Whether plain values from a file are a tally of these stores."""
+    if type(given) is not dict:
+        return False
+    names = set(stores)
+    for word in WORDS[:-1]:  # the last one is younger than the format
+        figures = given.get(word)
+        if type(figures) is not dict or figures.keys() != names:
+            return False
+        by_currency = word.endswith("sales")
+        if not all(_is_figure(figure, by_currency) for figure in figures.values()):
+            return False
+    return True
+
+
+def _is_figure(figure: Any, by_currency: bool) -> bool:
+    if not by_currency:
+        return type(figure) is int and figure >= 0
+    return type(figure) is dict and all(
+        type(pair) is list and len(pair) == 2 and type(pair[0]) is int and type(pair[1]) is int
+        for pair in figure.values()
+    )
+
+
+def _digest_of(currency: str, amount: Any) -> int:
+    """64 bits of what cannot be summed, so that it cannot change unseen; sums of them do not depend
+    on the order of the records."""
+    text = f"{currency}\0{encode(amount)}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(sha256(text).digest()[:8], "big")
+
+
 def difference(
     before: dict[str, Any], after: dict[str, Any], groups: dict[str, str] | None = None
 ) -> str:
@@ -147,7 +200,9 @@ def difference(
     Stores that a plan moves records between are named in `groups` and judged by their common
     total: a sale may change its store, never its existence or its amount.
     """
-    for word in ("records", "unsettled_records", "sales", "unsettled_sales", "odd"):
+    for word in WORDS:
+        if word not in before or word not in after:
+            continue  # counted by an agent that did not know it
         old, new = _grouped(before[word], groups or {}), _grouped(after[word], groups or {})
         for store in sorted(old.keys() | new.keys()):
             if old.get(store) != new.get(store):

@@ -79,13 +79,15 @@ class Announcer:
         self._publish(dict(result, state=state))
 
     def _show(self, text: str, lasting: bool) -> None:
+        line = text + "\n"
         if self._live:
-            padded = text.ljust(self._width)
+            line = "\r" + text.ljust(self._width) + ("\n" if lasting else "")
             self._width = 0 if lasting else len(text)
-            sys.stderr.write("\r" + padded + ("\n" if lasting else ""))
-        else:
-            sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        try:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+        except OSError:
+            self._quiet = True  # nobody reads it any more; the run goes on
 
     def _publish(self, values: dict[str, Any]) -> None:
         if self._status:

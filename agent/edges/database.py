@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from agent.edges.flash import sync_folder
+from agent.edges.flash import read_start, sync_folder
 from agent.ground.errors import AgentError, NeedsTechnician, StorageFull, ValidationError
 
 TYPE_CHECKING = False
@@ -50,8 +50,7 @@ class Header:
 
 def read_header(path: str) -> Header | None:
     """The header of the file, or None when it is not an SQLite file. Raises OSError."""
-    with open(path, "rb", buffering=0) as file:
-        data = file.read(_HEADER_BYTES) or b""
+    data = read_start(path, _HEADER_BYTES)
     if len(data) < _HEADER_BYTES or not data.startswith(_MAGIC):
         return None
     return Header(data)
@@ -69,8 +68,7 @@ def left_to_recover(path: str) -> str:
     except FileNotFoundError:
         pass
     try:
-        with open(path + "-journal", "rb", buffering=0) as journal:
-            start = journal.read(8) or b""
+        start = read_start(path + "-journal", 8)
     except FileNotFoundError:
         return ""
     return "its -journal holds content" if start.strip(b"\0") else ""
@@ -186,8 +184,18 @@ def open_source(path: str, cache_bytes: int) -> Connection:
     """Read a recovered, locked file. It cannot change, so nothing beside it is looked at."""
     connection = _connect(path, "mode=ro&immutable=1")
     cache_bytes = min(cache_bytes, SOURCE_CACHE_BYTES_MAX)
-    connection.execute(f"PRAGMA cache_size=-{max(cache_bytes // 1024, 16)}")
-    connection.execute("PRAGMA temp_store=MEMORY")
+    return _set_up(connection, f"cache_size=-{max(cache_bytes // 1024, 16)}", "temp_store=MEMORY")
+
+
+def _set_up(connection: Connection, *pragmas: str) -> Connection:
+    """The connection, set up. One that refuses is closed at once: a descriptor left open on a
+    damaged pos.db would look like a late holder of the old file, for ever."""
+    try:
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -213,10 +221,10 @@ def open_successor(
     is promised before the seal. Growing past `file_bytes_max` is refused as STORAGE_ERROR.
     """
     connection = _connect(path, "mode=rw&vfs=unix-none")
+    _set_up(connection, "locking_mode=EXCLUSIVE", "journal_mode=WAL")
     page = connection.execute("PRAGMA page_size").fetchone()[0]
-    for pragma in (
-        "locking_mode=EXCLUSIVE",
-        "journal_mode=WAL",
+    return _set_up(
+        connection,
         "synchronous=NORMAL",
         "temp_store=MEMORY",
         "foreign_keys=OFF",  # the proof checks them; a cascade must not touch a record meanwhile
@@ -224,9 +232,7 @@ def open_successor(
         f"cache_size=-{max(cache_bytes // 1024, 16)}",
         f"wal_autocheckpoint={max(journal_bytes // (page + 24), 16)}",
         f"max_page_count={max(file_bytes_max // page, 1)}",
-    ):
-        connection.execute(f"PRAGMA {pragma}").fetchall()
-    return connection
+    )
 
 
 def leave_wal(connection: Connection, path: str) -> None:

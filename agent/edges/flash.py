@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from agent.ground.errors import AgentError, StorageFull, sentence_for
 from agent.ground.limits import CHUNK_BYTES
@@ -84,10 +85,37 @@ def publish_file(path: str, data: bytes, mode: int = 0o644) -> None:
     os.replace(temporary, path)
 
 
+def open_regular(path: str) -> int:
+    """Open a file for reading, and nothing else: a pipe or a device in its place would make the
+    reader wait for ever. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return fd
+
+
+def read_start(path: str, count: int) -> bytes:
+    """The first `count` bytes of a regular file, fewer where it is shorter. Raises OSError."""
+    fd = open_regular(path)
+    try:
+        return os.read(fd, count)
+    finally:
+        os.close(fd)
+
+
 def read_file(path: str, bytes_max: int) -> bytes:
     """The whole of a small file. Raises OSError, and AgentError when it is larger than expected."""
-    with open(path, "rb", buffering=0) as file:
-        data = file.read(bytes_max + 1) or b""
+    fd = open_regular(path)
+    try:
+        data = b""
+        while len(data) <= bytes_max:
+            more = os.read(fd, bytes_max + 1 - len(data))
+            if not more:
+                break
+            data += more
+    finally:
+        os.close(fd)
     if len(data) > bytes_max:
         raise AgentError(f"{path} is larger than {bytes_max} bytes")
     return data
@@ -131,7 +159,7 @@ def digest_file(path: str, mark: Callable[[int], None] | None = None) -> tuple[i
 
     digest = sha256()
     size = 0
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_regular(path)
     try:
         drop_cache(fd)
         for chunk in read_chunks(fd):

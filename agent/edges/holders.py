@@ -128,5 +128,8 @@ def memory_of(pid: int) -> tuple[int, int]:
 
 def boot_id() -> str:
     """The kernel's name of this boot: differs after every power cut, equal after a mere crash."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"

@@ -8,6 +8,7 @@ a newer diary is set aside and begun anew, and never a reason not to boot.
 from __future__ import annotations
 
 import os
+import stat
 
 from agent.edges.database import DatabaseError, SqliteError, open_diary
 from agent.edges.flash import delete, make_folder, refused, sync_folder
@@ -90,7 +91,18 @@ class Diary:
             return True
         return any(word in text for word in words)
 
+    def _is_strange(self) -> bool:
+        """Whether a link or something else than a file stands where the diary belongs: through a
+        link the diary would be written into somebody's file, pos.db perhaps."""
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return False  # not there, or opening it says why not
+        return not stat.S_ISREG(found.st_mode) or found.st_nlink > 1
+
     def _try_connect(self) -> Connection:
+        if self._is_strange():
+            self._put_aside("damaged")
         connection = open_diary(self.path)
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -150,6 +162,9 @@ class Diary:
                 number = db.execute(sql, given).lastrowid or number
             db.execute("COMMIT")
             return number
+        except OverflowError as error:
+            self.close()
+            raise AgentError("a number is too large for the diary") from error
         except SqliteError as error:
             self.close()
             if not self._is_damaged(str(error)):

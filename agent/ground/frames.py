@@ -11,7 +11,7 @@ import zlib
 from agent.ground.codec import decode, encode
 from agent.ground.digest import sha256
 from agent.ground.errors import BackupCorrupt
-from agent.ground.limits import CHUNK_BYTES
+from agent.ground.limits import CHUNK_BYTES, TIME_MS_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ RAW_BYTES_MAX = 4 + 16 + WINDOW_BYTES  # window number, bitmap of 128 pages of 5
 DEFLATE_EXTRA_BYTES_MAX = 64  # what zlib level 0 adds to 64 KiB, rounded up
 STORED_BYTES_MAX = RAW_BYTES_MAX + DEFLATE_EXTRA_BYTES_MAX
 HEADER_BYTES_MAX = CHUNK_BYTES
+IMAGE_BYTES_MAX = 1 << 32  # far above what a profile lets a terminal upgrade
 END_BYTES = 512  # padded with spaces, so that it is found from the end of the file
 DIGEST_BYTES = 32
 TAIL_BYTES = FRAME_HEAD_BYTES + END_BYTES + DIGEST_BYTES
@@ -195,6 +196,8 @@ def check_header(data: bytes) -> dict[str, Any]:
         raise BackupCorrupt("format or sequence in its header is impossible")
     if not _whole(header["unsettled"].get("records")):
         raise BackupCorrupt("its header does not count the unsettled records")
+    if image > IMAGE_BYTES_MAX or header["made_ms"] > TIME_MS_MAX or header["sequence"] >= 10**9:
+        raise BackupCorrupt("a figure in its header is beyond what any terminal has")
     return header
 
 

@@ -17,7 +17,7 @@ from agent.edges.filelock import FileLock, try_lock
 from agent.edges.migration_files import MigrationFiles
 from agent.edges.watchdog import Notifier, Watchdog
 from agent.ground import limits
-from agent.ground.errors import AgentError, Busy, MigrationsRejected, TimedOut
+from agent.ground.errors import AgentError, Busy, MigrationsRejected, NeedsTechnician, TimedOut
 from agent.service.chronicle import NOTED, Chronicle
 from agent.service.verdict import REFUSALS, failed, may_start
 from agent.service.watch import Watch
@@ -112,6 +112,10 @@ class Supervisor:
         if not os.path.lexists(self.places.pos):
             return
         give_up_at = clock.steady_ms() + self.profile.busy_wait_ms
+        if not os.path.isfile(self.places.pos):
+            raise NeedsTechnician(
+                f"{self.places.pos} is no file; look what put it there", cause="STRANGE"
+            )
         try:
             while True:
                 self.lock = try_lock(self.places.pos)

@@ -72,8 +72,8 @@ def remove_unfinished(folder: str) -> int:
 
 def next_sequence(folder: str) -> int:
     """One more than the highest sequence number among the names there."""
-    files = backup_files(folder)
-    return files[-1][0] + 1 if files else 1
+    numbers = [_numbers(name) for name, _ in _names(folder)]
+    return max((found[0] for found in numbers if found is not None), default=0) + 1
 
 
 def delete(path: str) -> bool:

@@ -92,25 +92,25 @@ def compare_copy(places: Places, mark: Callable[[int], None]) -> None:
         os.close(source)
 
 
-def start_run(connection: Connection, row: RunRow, stores: set[str]) -> None:
-    """The successor's first commit: our run row, and the stores' triggers put aside.
+def start_run(connection: Connection, row: RunRow) -> None:
+    """The successor's first commit: our run row, and every trigger put aside.
 
-    A trigger that fires for every migrated record would send the sales again. From here on the
+    A trigger that fires for every migrated record would send the sales again, and one on another
+    table may be set off by one on a store, under whatever spelling of its name. From here on the
     file says whose it is, so a next boot resumes it.
     """
     try:
         triggers = connection.execute(
-            "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger'"
+            "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
         ).fetchall()
         database.begin(connection)
         rows.make_table(connection)
         for kind in ("run", "trigger"):
             rows.remove(connection, kind)
         rows.write_run(connection, row)
-        for number, (name, table, sql) in enumerate(triggers):
-            if table in stores:
-                rows.write(connection, "trigger", f"{number:04d}", sql)
-                connection.execute(f"DROP TRIGGER {database.quoted(name)}")
+        for number, (name, sql) in enumerate(triggers):
+            rows.write(connection, "trigger", f"{number:06d}", sql)
+            connection.execute(f"DROP TRIGGER {database.quoted(name)}")
         database.commit(connection)
     except SqliteError as error:
         raise refused_by_sqlite(error, "writing the run row") from error

@@ -6,11 +6,11 @@ import os
 
 from agent.core.steps import field
 from agent.core.stores import Contract
-from agent.core.tally import difference
+from agent.core.tally import difference, is_tally, settled_sales
 from agent.edges import database
 from agent.edges.database import SqliteError, begin, commit, refused_by_sqlite
 from agent.ground.codec import decode, encode
-from agent.ground.errors import UsageError, ValidationError
+from agent.ground.errors import BackupCorrupt, UsageError, ValidationError
 from agent.ground.words import nearest
 from agent.verbs import backup_folder, backup_reader
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from agent.verbs.backup_reader import BackupInfo
     from agent.verbs.survey import Survey
 
-LOSSES = ("newer", "changed", "gone")
+LOSSES = ("newer", "changed", "gone")  # of unsettled records, by their digests
+COUNTER_MAX = 1 << 63
+CONSENTS = (*LOSSES, "settled")
 
 
 def summary_of(info: BackupInfo) -> dict[str, Any]:
@@ -83,18 +85,35 @@ def parse_discard(text: str) -> dict[str, int] | str:
     """`--discard` as typed: "newer=2,gone=1" or "unknown". Raises UsageError."""
     if text == "unknown":
         return text
-    counts = dict.fromkeys(LOSSES, 0)
+    counts = dict.fromkeys(CONSENTS, 0)
     for part in text.split(","):
         word, _, number = part.partition("=")
-        if word not in LOSSES:
+        if word not in CONSENTS:
             raise UsageError(
-                f'--discard: "{word}" is none of newer, changed, gone, unknown; '
-                f'did you mean "{nearest(word, LOSSES)}"?'
+                f'--discard: "{word}" is none of {", ".join(CONSENTS)}, unknown; '
+                f'did you mean "{nearest(word, CONSENTS)}"?'
             )
         if not (number.isascii() and number.isdigit() and len(number) <= 9):
             raise UsageError(f"--discard: {word} needs a count, as in {word}=2")
         counts[word] = int(number)
     return counts
+
+
+def settled_since(now: dict[str, Any], kept: dict[str, Any]) -> int:
+    """How many more settled sales pos.db holds than the backup, by their tallies: sales made and
+    settled since, and those that were settled since. A restore would forget that they are."""
+    return max(settled_sales(now) - settled_sales(kept), 0)
+
+
+def check_figures(info: BackupInfo, contract: Contract) -> None:
+    """Refuse a backup whose header holds figures that no agent wrote. Raises BackupCorrupt."""
+    counters = info.header.get("counters", {})
+    if not is_tally(info.header["tally"], contract.stores):
+        raise BackupCorrupt("the backup's header does not count the stores")
+    if type(counters) is not dict or not all(
+        type(value) is int and 0 <= value < COUNTER_MAX for value in counters.values()
+    ):
+        raise BackupCorrupt("the backup's header holds impossible counters")
 
 
 def lift_counters(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from agent.core.steps import field, field_reader, shown
 from agent.core.stores import Contract, Counter
 from agent.core.tally import Tally
+from agent.core.terminal import TABLE
 from agent.edges.database import SqliteError, has_rowid, quoted, refused_by_sqlite
 from agent.ground.codec import decode
 from agent.ground.digest import sha256
@@ -106,11 +107,13 @@ def check_stores(connection: Connection, contract: Contract) -> None:
         )
     if missing:
         raise ValidationError(f"pos.db has no store {missing[0]}", store=missing[0])
+    encoding = connection.execute("PRAGMA encoding").fetchone()[0]
+    if encoding != "UTF-8":
+        # SQLite mends unsound UTF-16 while it converts it, so no reader sees what is there.
+        raise ValidationError(f"pos.db keeps its text as {encoding}; only UTF-8 can be migrated")
+    _check_own_table(connection)
     for name in contract.stores:
-        columns = [
-            (row[1], str(row[2]).upper(), bool(row[5]))
-            for row in connection.execute(f"PRAGMA table_info({quoted(name)})")
-        ]
+        columns = _columns(connection, name)
         if kinds[name] != "table" or columns != [("key", "TEXT", True), ("value", "TEXT", False)]:
             found = ", ".join(column[0] for column in columns)
             raise ValidationError(
@@ -118,6 +121,26 @@ def check_stores(connection: Connection, contract: Contract) -> None:
                 "(key TEXT PRIMARY KEY, value TEXT)",
                 store=name,
             )
+
+
+def _columns(connection: Connection, table: str) -> list[tuple[str, str, bool]]:
+    """(name, type, whether in the primary key) of every column, generated and hidden ones too."""
+    rows = connection.execute(f"PRAGMA table_xinfo({quoted(table)})").fetchall()
+    if not rows:  # SQLite before 3.26, which has no generated columns either
+        rows = connection.execute(f"PRAGMA table_info({quoted(table)})").fetchall()
+    return [(row[1], str(row[2]).upper(), bool(row[5])) for row in rows]
+
+
+def _check_own_table(connection: Connection) -> None:
+    """Our table's name must not be in use for something else."""
+    found = connection.execute(
+        "SELECT type FROM sqlite_master WHERE lower(name) = ?", (TABLE,)
+    ).fetchone()
+    if found is None:
+        return
+    names = [column[0] for column in _columns(connection, TABLE)]
+    if found[0] != "table" or names != ["kind", "key", "value"]:
+        raise ValidationError(f"pos.db has a {found[0]} of its own named {TABLE}; rename it")
 
 
 def rows_of(connection: Connection, store: str) -> Iterator[tuple[Any, Any]]:

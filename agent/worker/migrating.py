@@ -147,7 +147,7 @@ class Migrating(Keeping):
             state="open",
         )
         self.successor = self._open_successor()
-        build.start_run(self.successor, run_row, plan.stores())
+        build.start_run(self.successor, run_row)
         return run_row, links
 
     def _backup_holds(self, run_row: RunRow) -> bool:

@@ -59,6 +59,7 @@ class Restoring(Keeping):
             survey.unsettled_digests(self.source, contract, found, self.limits, self.desk.mark),
             backup_reader.unsettled_entries(info.path),
         )
+        lost["settled"] = restore.settled_since(found.tally.as_json(), info.header["tally"])
         return found, lost
 
     def _check_owner(self, contract: Contract, info: backup_reader.BackupInfo) -> None:
@@ -97,6 +98,7 @@ class Restoring(Keeping):
                 f"the backup has schema {info.schema_version} and the installed migrations end at "
                 f"{self.files.head}; install the software that belongs to it"
             )
+        restore.check_figures(info, self.files.contracts.at(info.schema_version))
         return info
 
     def _restore_need(self, info: backup_reader.BackupInfo, size: int) -> quota.Need:
@@ -155,6 +157,9 @@ class Restoring(Keeping):
         image = flash.digest_file(places.next, self.desk.marker("copy"))
         if image != (info.header["image_bytes"], info.end["image_sha256"]):
             raise AgentError("flash gave back other bytes than the backup's image")
+        inside = database.read_header(places.next)
+        if inside is None or inside.user_version != info.schema_version:
+            raise BackupCorrupt("the backup's header names another schema than the data in it")
         contract = self.files.contracts.at(info.schema_version)
         self.successor = database.open_successor(
             places.next,
@@ -162,7 +167,7 @@ class Restoring(Keeping):
             self.profile.journal_bytes_max,
             info.header["image_bytes"] + quota.GROWTH_BYTES_MIN,
         )
-        build.start_run(self.successor, row, {c.store for c in contract.counters})
+        build.start_run(self.successor, row)
         lifted = restore.lift_counters(self.successor, contract, counters)
         self.desk.enter(states.PROVING, sum(row.before["records"].values()))
         build.end_run(self.successor, places, row, None)
@@ -280,6 +285,7 @@ def check_consent(lost: dict[str, int], discard: Any) -> None:
         raise Unsettled("nothing would be discarded; leave --discard away", **lost)
     raise Unsettled(
         f"the restore would lose {lost['newer']} newer unsettled records, set {lost['changed']} "
-        f"back and revive {lost['gone']} that were settled since; with consent: --discard {typed}",
+        f"back, revive {lost['gone']} that were settled or removed since, and forget "
+        f"{lost['settled']} settled sales; with consent: --discard {typed}",
         **lost,
     )

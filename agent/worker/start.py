@@ -119,6 +119,14 @@ def _ours(raised: Exception, doing: str) -> AgentError:
     return raised
 
 
+def check_kinds(pos: str) -> None:
+    """Refuse what is no file where pos.db or a side file of it belongs: SQLite would wait for ever
+    on a pipe, and could not open the database beside a folder."""
+    for name in (pos, *(pos + suffix for suffix in database.SIDE_FILES)):
+        if os.path.lexists(name) and not os.path.isfile(name):
+            raise NeedsTechnician(f"{name} is no file; look what put it there", cause="STRANGE")
+
+
 def _on_recovered(run: Run, job: Job) -> dict[str, Any]:
     pos = job.places.pos
     sizes = [os.stat(p).st_size for p in (pos, pos + "-wal") if os.path.exists(p)]
@@ -126,6 +134,7 @@ def _on_recovered(run: Run, job: Job) -> dict[str, Any]:
     try:
         if not sizes:
             raise missing(job.places)  # SQLite would make an empty one
+        check_kinds(pos)
         database.recover(pos)
     except NeedsTechnician as error:
         if isinstance(run, Restoring):

@@ -124,7 +124,7 @@ def _prepared_walk(root: Path) -> Callable[[], None]:
     successor = database.open_successor(
         places.next, profile.page_cache_bytes, profile.journal_bytes_max, 1 << 40
     )
-    build.start_run(successor, row, plan.stores())
+    build.start_run(successor, row)
 
     def walk() -> None:
         contexts = plan.contexts(row.now, row.device_id)
