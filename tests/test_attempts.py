@@ -12,6 +12,7 @@ import select
 import signal
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,30 @@ def test_the_third_death_at_one_place_gives_the_plan_up_and_the_old_data_stays_i
     assert attempts(terminal) == 6, "who asks gets a new count"
     not_tried_again(terminal, source)
     corrected(terminal)
+
+
+def test_a_worker_that_hangs_in_sql_is_killed_and_its_plan_given_up(tmp_path: Path) -> None:
+    """The application's own index is quick to keep up until a record has been touched."""
+    terminal = terminal_with(tmp_path / "t", GOOD, deadline_ms=800)
+    with closing(sqlite3.connect(terminal.pos)) as db, db:
+        db.execute(
+            "CREATE INDEX slow ON transactions (key) WHERE CASE json_extract(value, '$.touched')"
+            " WHEN 1 THEN instr(printf('%.*c', 2000000, 'a'), printf('%.*c', 1000000, 'a') || 'b')"
+            " ELSE 0 END"
+        )
+    source = terminal.sha256()
+    answer = terminal.boot()
+    assert answer.code == 7, answer.out + answer.err
+    assert answer.json["error"]["facts"]["cause"] == "GIVEN_UP"
+    assert f"{DEADLINE} of 800 ms while migrating" in answer.json["error"]["message"]
+    assert answer.json["app_may_start"] is True
+    assert attempts(terminal) == 3
+    as_it_was(terminal, source)
+    not_tried_again(terminal, source)
+    with closing(sqlite3.connect(terminal.pos)) as db, db:
+        db.execute("DROP INDEX slow")
+    asked = terminal.run("migrate", "--json")
+    assert (asked.code, asked.json["verdict"]) == (0, "OK"), asked.out
 
 
 @pytest.mark.parametrize("name", RAISING)

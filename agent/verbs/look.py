@@ -9,7 +9,7 @@ from agent.core.terminal import Places, RunRow
 from agent.edges import database, flash
 from agent.edges.database import Header, SqliteError
 from agent.edges.holders import holders_of
-from agent.ground.errors import AgentError, BackupCorrupt, NeedsTechnician
+from agent.ground.errors import AgentError, NeedsTechnician
 from agent.verbs import backup_folder, backup_reader, rows, switch
 
 TYPE_CHECKING = False
@@ -161,6 +161,6 @@ def _has_backup(places: Places, mark: Mark) -> bool:
         try:
             backup_reader.verify(path, mark)
             return True
-        except (BackupCorrupt, AgentError):
+        except AgentError:
             continue
     return False

@@ -25,16 +25,14 @@ SEAL_BYTES_MAX = 65536
 class Seal:
     """What is known of the last successor from outside it: a file cannot hold its own digest.
 
-    `prev_sha256` is the digest of the file it replaced, `wal` tells that its WAL mode is still to
-    be given back, `given_up` holds the plans that are not tried again by themselves. `reported`
-    is False while only the seal tells that a switch may still lack its history row; where `.prev`
-    is kept, that tells it.
+    `wal` tells that its WAL mode is still to be given back, `given_up` holds the plans that are not
+    tried again by themselves. `reported` is False while only the seal tells that a switch may still
+    lack its history row; where `.prev` is kept, that tells it.
     """
 
     __slots__ = (
         "attempts",
         "given_up",
-        "prev_sha256",
         "reported",
         "run",
         "sha256",
@@ -47,7 +45,6 @@ class Seal:
         run: str,
         size: int,
         sha256: str,
-        prev_sha256: str,
         wal: bool,
         attempts: int,
         given_up: list[str],
@@ -56,7 +53,6 @@ class Seal:
         self.run = run
         self.size = size
         self.sha256 = sha256
-        self.prev_sha256 = prev_sha256
         self.wal = wal
         self.attempts = attempts
         self.given_up = given_up

@@ -6,7 +6,7 @@ import os
 
 from agent.core import states
 from agent.edges import clock, flash
-from agent.ground.errors import AgentError, BackupCorrupt
+from agent.ground.errors import AgentError
 from agent.verbs import backup, backup_bound, backup_folder, backup_reader, build, quota, survey
 from agent.worker.run import Run
 
@@ -109,7 +109,7 @@ class Keeping(Run):
                 source = info.end["source"]
                 if (source["size"], source["sha256"]) == looked.identity(self.places, mark):
                     return backup_reader.verify(path, mark)
-            except (BackupCorrupt, AgentError):
+            except AgentError:
                 continue
         return None
 

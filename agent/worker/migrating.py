@@ -83,7 +83,7 @@ class Migrating(Keeping):
 
     def _run_and_prove(self, plan: Plan, contract: Contract, run_row: RunRow) -> None:
         self._run_batches(plan, run_row)
-        self._prove(plan, run_row.before, contract, run_row)
+        self._prove(plan, contract, run_row)
 
     def _begin_anew(self) -> None:
         if self.successor is not None:
@@ -206,11 +206,9 @@ class Migrating(Keeping):
         build.end_run(self.successor, self.places, run_row, self.files.checksums[: plan.to_version])
         self.successor = None
 
-    def _prove(
-        self, plan: Plan, before: dict[str, Any], contract: Contract, run_row: RunRow
-    ) -> None:
+    def _prove(self, plan: Plan, contract: Contract, run_row: RunRow) -> None:
         assert self.source is not None
-        total = sum(before["records"].values())
+        total = sum(run_row.before["records"].values())
         self.desk.enter(states.PROVING, total)
         self.desk.allow(os.stat(self.places.next).st_size)
         build.forget_pages(self.places.pos)
@@ -221,7 +219,7 @@ class Migrating(Keeping):
                 self.source,
                 new,
                 plan,
-                before,
+                run_row.before,
                 (contract, self.files.contracts.at(plan.to_version)),
                 plan.contexts(run_row.now, run_row.device_id),
                 passes.moves_of(self.source, plan),

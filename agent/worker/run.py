@@ -9,7 +9,7 @@ from agent.core.terminal import Places, RunRow
 from agent.edges import clock, database, flash, process
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.codec import decode
-from agent.ground.errors import AgentError, BackupCorrupt
+from agent.ground.errors import AgentError
 from agent.verbs import backup, backup_folder, backup_reader, build, look, survey, switch
 from agent.verbs.oldfile import settle_old_file
 
@@ -112,7 +112,6 @@ class Run:
             switch.drop_next(places)
         elif action == decide.COMMIT:
             switch.drop_prev(places)
-            self.desk.tell(committed=looked.row.run if looked.row else "")
 
     def _history_of(self, row: RunRow) -> dict[str, Any]:
         """What the diary is told of a finished run, all of it from the row inside the file."""
@@ -153,7 +152,7 @@ class Run:
         for _, _, path in backup_folder.backup_files(self.places.backups):
             try:
                 newest = max(newest, int(backup_reader.read_info(path).header["made_ms"]))
-            except (BackupCorrupt, AgentError):
+            except AgentError:
                 continue
         return clock.frozen_now(newest, clock.wall_ms())
 
@@ -187,7 +186,6 @@ class Run:
             run=row.run,
             size=size,
             sha256=digest,
-            prev_sha256=row.source_sha256,
             wal=row.wal,
             attempts=self.job.attempts,
             given_up=list(self.job.given_up),
