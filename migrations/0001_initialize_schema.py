@@ -1,7 +1,6 @@
 """Every record of the four stores learns which schema it has and when it got it.
 
-`down` cannot know an updatedAt that the application had written before; it is kept in an undo row
-once those exist. Records that are no object (the bare string `device_id`, the queue, which is a
+An updatedAt that the application had written before is kept for the way back. Records that are no object (the bare string `device_id`, the queue, which is a
 list) have no place for fields and stay as they are.
 """
 

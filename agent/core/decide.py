@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Actions after which the flash is looked at again.
 UNLINK_TWIN = "unlink_twin"
 WRITE_HISTORY = "write_history"
+WRITE_BACK = "write_back"
 DROP_NEXT = "drop_next"
 RETURN_WAL = "return_wal"
 COMMIT = "commit"
@@ -25,7 +26,7 @@ RESUME = "resume"
 START = "start"
 IDLE = "idle"
 
-LOOK_AGAIN = (UNLINK_TWIN, WRITE_HISTORY, DROP_NEXT, RETURN_WAL, COMMIT)
+LOOK_AGAIN = (UNLINK_TWIN, WRITE_HISTORY, WRITE_BACK, DROP_NEXT, RETURN_WAL, COMMIT)
 
 
 class OnFlash:
@@ -34,7 +35,8 @@ class OnFlash:
     `version` is None when pos.db is missing. `next` is "none", "strange" (no run row, or source or
     plan differ) or "ours". `prev` is "none", "twin" (the same inode as pos.db), "ours" (the seal
     names it) or "foreign". `sealed_here` tells that pos.db carries the sealed row of a run,
-    `in_history` that the diary knows that run.
+    `in_history` that the diary knows that run. `went_back` tells that pos.db is the file that a
+    switch back puts in place, and that the diary does not know of it.
     """
 
     __slots__ = (
@@ -48,6 +50,7 @@ class OnFlash:
         "target",
         "version",
         "wal_owed",
+        "went_back",
         "written_since",
     )
 
@@ -64,6 +67,7 @@ class OnFlash:
         backup_since: bool = False,
         given_up: bool = False,
         asked: bool = False,
+        went_back: bool = False,
     ) -> None:
         self.version = version
         self.target = target
@@ -76,6 +80,7 @@ class OnFlash:
         self.backup_since = backup_since
         self.given_up = given_up
         self.asked = asked
+        self.went_back = went_back
 
 
 class Row:
@@ -118,62 +123,70 @@ ROWS = (
     ),
     Row(
         "NB-4",
+        "`pos.db` is the file that a switch back puts in place, history lacks the run",
+        "the cut came after the rename: sync the folder again, write history, hold the plan back, "
+        "look again",
+        WRITE_BACK,
+        lambda f: f.went_back,
+    ),
+    Row(
+        "NB-5",
         "the seal says that the WAL mode is still owed",
         "give `pos.db` its WAL mode back, look again",
         RETURN_WAL,
         lambda f: f.wal_owed,
     ),
     Row(
-        "NB-5",
+        "NB-6",
         "`.next` without run row, or of another source or plan",
         "delete it (`pos.db` is untouched), look again",
         DROP_NEXT,
         lambda f: f.next == "strange",
     ),
     Row(
-        "NB-6",
+        "NB-7",
         "`pos.db` is newer than the installed migrations",
         "nothing is written; the application starts only if it reads that version",
         TOO_NEW,
         lambda f: f.version is not None and f.version > f.target,
     ),
     Row(
-        "NB-7",
+        "NB-8",
         "the plan was given up and nobody asks for it",
         "the old data stays in use; tried again when its files change or on request",
         GIVEN_UP,
         lambda f: _pending(f) and f.given_up and not f.asked,
     ),
     Row(
-        "NB-8",
+        "NB-9",
         "`.next` open or sealed, source and plan equal",
         "resume behind its last batch",
         RESUME,
         lambda f: _pending(f) and f.next == "ours",
     ),
     Row(
-        "NB-9",
+        "NB-10",
         "`pos.db` older than the migrations, nothing else",
         "begin",
         START,
         lambda f: _pending(f),
     ),
     Row(
-        "NB-10",
+        "NB-11",
         "nothing pending, `.next` there all the same",
         "delete it, look again",
         DROP_NEXT,
         lambda f: f.next == "ours",
     ),
     Row(
-        "NB-11",
+        "NB-12",
         "`.prev` of the last switch, `pos.db` written since, a verified backup",
         "commit: delete `.prev`, look again",
         COMMIT,
         lambda f: f.prev == "ours" and f.written_since and f.backup_since,
     ),
     Row(
-        "NB-12",
+        "NB-13",
         "`pos.db` at the target, with or without a sealed row of ours",
         "nothing to do; a version that somebody else wrote is reported, a foreign `.prev` too",
         IDLE,

@@ -1,12 +1,26 @@
 """What a migration file is written with: a few functions that build steps, which are data.
 
 A file sets VERSION, NAME and STEPS and does nothing else: it never opens the database, loops,
-commits or reads a clock (docs/writing-migrations.md). Steps can so be shown, costed, replayed by
-the proof and, later, fused, compiled to SQL and undone.
+commits or reads a clock (docs/writing-migrations.md). Steps can so be shown, costed, fused,
+replayed by the proof and undone.
 """
 
 from __future__ import annotations
 
+from agent.core.ddl import statement_of
+from agent.core.step import (
+    DEVICE_ID,
+    FROM_VERSION,
+    KEEP,
+    NOW,
+    TO_VERSION,
+    UNDO,
+    Context,
+    FromRun,
+    Keep,
+    Step,
+    Undo,
+)
 from agent.ground.codec import Number
 from agent.ground.errors import MigrationsRejected
 
@@ -18,109 +32,28 @@ if TYPE_CHECKING:
     Path = Union[str, Sequence[str]]
 
 
+# What an author imports from here, and what makes up a migration.
+__all__ = [
+    "DEVICE_ID",
+    "FROM_VERSION",
+    "KEEP",
+    "NOW",
+    "TO_VERSION",
+    "UNDO",
+    "Context",
+    "Migration",
+    "Step",
+    "each",
+    "map_value",
+    "migration_from",
+    "move_record",
+    "remove_field",
+    "rename_field",
+    "set_field",
+    "sql",
+]
+
 NESTING_MAX = 32  # levels that one step may add to a record
-
-
-class FromRun:
-    """A value that is known only when the run starts and is the same after every reboot."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return self.name.upper()
-
-
-NOW = FromRun("now")  # milliseconds since 1970, frozen at the run's first start
-DEVICE_ID = FromRun("device_id")
-FROM_VERSION = FromRun("from_version")  # VERSION - 1 of the migration that holds the step
-TO_VERSION = FromRun("version")
-
-
-class Context:
-    """All that a step may know beside its record. Nothing here changes within a run."""
-
-    __slots__ = ("device_id", "from_version", "now", "version")
-
-    def __init__(self, now: int, device_id: str, from_version: int, version: int) -> None:
-        self.now = now
-        self.device_id = device_id
-        self.from_version = from_version
-        self.version = version
-
-
-class Keep:
-    """What `up` of an `each` step returns for a record that stays as it is."""
-
-    def __repr__(self) -> str:
-        return "KEEP"
-
-
-KEEP = Keep()
-
-
-class Step:
-    """One declared change of one store. Built by the functions below, never by hand."""
-
-    __slots__ = (
-        "check",
-        "down",
-        "fields",
-        "if_exists",
-        "if_missing",
-        "key",
-        "kind",
-        "mapping",
-        "other",
-        "path",
-        "store",
-        "target",
-        "up",
-        "value",
-    )
-
-    def __init__(self, kind: str, store: str, **given: Any) -> None:
-        self.kind = kind
-        self.store = store
-        self.path: tuple[str, ...] = given.get("path", ())
-        self.target: tuple[str, ...] = given.get("target", ())
-        self.value: Any = given.get("value")
-        self.if_missing: bool = given.get("if_missing", False)
-        self.if_exists: str = given.get("if_exists", "fail")
-        self.mapping: list[tuple[Any, Any]] = given.get("mapping", [])
-        self.other: Any = given.get("other", "fail")
-        self.key: str | None = given.get("key")
-        self.up: Callable[[Any, Context], Any] | None = given.get("up")
-        self.down: Callable[[Any, Context], Any] | None = given.get("down")
-        self.check: Callable[[Any], Any] | None = given.get("check")
-        # Paths whose values this step may change; the proof holds a record to them.
-        self.fields: tuple[tuple[str, ...], ...] = given.get("fields", ())
-
-    @property
-    def reversible(self) -> bool:
-        """Whether `down` can be derived from the step alone or was given by its author."""
-        if self.kind == "each":
-            return self.down is not None
-        return self.kind in ("rename_field", "move_record")
-
-    def describe(self) -> str:
-        """One line for a plan: what is done to what."""
-        place = self.store + ("" if self.key is None else f"/{self.key}")
-        path = ".".join(self.path)
-        if self.kind == "set_field":
-            extra = " where missing" if self.if_missing else ""
-            return f"set {path} of {place}{extra}"
-        if self.kind == "remove_field":
-            return f"remove {path} of {place}"
-        if self.kind == "rename_field":
-            return f"rename {path} of {place} to {'.'.join(self.target)}"
-        if self.kind == "map_value":
-            return f"map {len(self.mapping)} values of {path} of {place}"
-        if self.kind == "move_record":
-            return f"move {place} to {self.target[0]}/{self.target[1]}"
-        return f"each record of {place}: {', '.join('.'.join(f) for f in self.fields)}"
 
 
 def _path(path: Path) -> tuple[str, ...]:
@@ -150,14 +83,31 @@ def _fits_json(value: Any, depth: int = 0) -> bool:
     return type(value) in (int, bool, type(None), FromRun, Number)
 
 
+def _untupled(value: Any) -> Any:
+    """A dict's key as JSON reads it: a tuple stands for a list."""
+    return [_untupled(item) for item in value] if type(value) is tuple else value
+
+
 def _named(store: str, *keys: str | None) -> None:
     for name in (store, *(key for key in keys if key is not None)):
         if not _is_name(name):
             raise MigrationsRejected(f"{name!r} is no name of a store or record")
 
 
+def _on_new(word: str) -> str:
+    if word not in ("keep", "remove"):
+        raise MigrationsRejected(f'on_new={word!r}: it is "keep" or "remove"')
+    return word
+
+
 def set_field(
-    store: str, path: Path, value: Any, *, if_missing: bool = False, key: str | None = None
+    store: str,
+    path: Path,
+    value: Any,
+    *,
+    if_missing: bool = False,
+    key: str | None = None,
+    on_new: str = "keep",
 ) -> Step:
     """Set a field; objects on the way are made where they are missing.
 
@@ -165,27 +115,45 @@ def set_field(
     any depth. With `if_missing` a field that is there, null included, stays as it is. With `key`
     only that record is meant. A record that is no object, or a path that leads through something
     that is no object, stays untouched.
+
+    `down` gives the old value back, or takes the field out where there was none. A value that is
+    not what was set here was written by the new software: it stays and is reported, or with
+    `on_new="remove"` the field of a record that the new software made is taken out.
     """
     path = _path(path)
     _named(store, key)
     if not _fits_json(value):
         raise MigrationsRejected(f"set_field({store}, {'.'.join(path)}): JSON cannot say its value")
     return Step(
-        "set_field", store, path=path, value=value, if_missing=if_missing, key=key, fields=(path,)
+        "set_field",
+        store,
+        path=path,
+        value=value,
+        if_missing=if_missing,
+        key=key,
+        on_new=_on_new(on_new),
+        fields=(path,),
     )
 
 
-def remove_field(store: str, path: Path, *, key: str | None = None) -> Step:
-    """Remove a field; a record without it stays untouched. What was there is gone with the run."""
+def remove_field(store: str, path: Path, *, key: str | None = None, forget: bool = False) -> Step:
+    """Remove a field; a record without it stays untouched.
+
+    What was there is kept beside the records, so that `down` gives it back; where the new software
+    has written the field since, its value stays and is reported. With `forget=True`, for what must
+    not be kept anywhere, nothing is, and the step cannot be undone.
+    """
     path = _path(path)
     _named(store, key)
-    return Step("remove_field", store, path=path, key=key, fields=(path,))
+    return Step("remove_field", store, path=path, key=key, forget=forget, fields=(path,))
 
 
 def rename_field(store: str, path: Path, to: Path, *, key: str | None = None) -> Step:
     """Give a field another name or place, its value unread. A record without it stays untouched.
 
-    A record that already has the new field stops the run: one of the two would be lost.
+    A record that already has the new field stops the run: one of the two would be lost. `down` does
+    the same backwards, also to records that the new software made; one that has both fields by then
+    stays as it is and is reported.
     """
     path, target = _path(path), _path(to)
     _named(store, key)
@@ -203,20 +171,33 @@ def map_value(
     *,
     other: str = "fail",
     key: str | None = None,
+    on_new: str = "keep",
 ) -> Step:
     """Replace a field's value by the one that `mapping` names for it.
 
     A value that `mapping` does not know stops the run, or stays with `other="keep"`. True is not 1
-    here. A record without the field stays untouched.
+    here. A record without the field stays untouched. `down` maps backwards; where several old
+    values lead to one new value, the old one is kept beside the records. A value of the new
+    software that no single old value stands for stays and is reported, or with `on_new="remove"` is
+    taken out.
     """
     if other not in ("fail", "keep"):
         raise MigrationsRejected(f'other={other!r}: it is "fail" or "keep"')
     path = _path(path)
     _named(store, key)
-    pairs = list(mapping.items())
+    pairs = [(_untupled(old), new) for old, new in mapping.items()]
     if not all(_fits_json(part) for pair in pairs for part in pair):
         raise MigrationsRejected(f"map_value({store}, {'.'.join(path)}): JSON cannot say a value")
-    return Step("map_value", store, path=path, mapping=pairs, other=other, key=key, fields=(path,))
+    return Step(
+        "map_value",
+        store,
+        path=path,
+        mapping=pairs,
+        other=other,
+        key=key,
+        on_new=_on_new(on_new),
+        fields=(path,),
+    )
 
 
 def move_record(
@@ -229,7 +210,9 @@ def move_record(
 ) -> Step:
     """Give one record another key, or another store. No such record: nothing to do.
 
-    A record already under the new key stops the run, or with `if_exists="keep"` both stay.
+    A record already under the new key stops the run, or with `if_exists="keep"` both stay. `down`
+    moves back what was moved here; a record that the new software put under the new key stays there
+    and is reported.
     """
     if if_exists not in ("fail", "keep"):
         raise MigrationsRejected(f'if_exists={if_exists!r}: it is "fail" or "keep"')
@@ -243,10 +226,11 @@ def move_record(
 def each(
     store: str,
     up: Callable[[Any, Context], Any],
-    down: Callable[[Any, Context], Any] | None = None,
+    down: Callable[[Any, Context], Any] | Undo | None = None,
     check: Callable[[Any], Any] | None = None,
     *,
     fields: Sequence[Path],
+    check_down: Callable[[Any], Any] | None = None,
     key: str | None = None,
 ) -> Step:
     """Change records by a pure function, for what the other steps cannot say.
@@ -254,20 +238,70 @@ def each(
     `up(record, context)` gets each object of the store and returns the new object, or KEEP.
     `fields` names every path it may change; a change anywhere else stops the run, so does a
     `check(record)` of the new record that raises or returns False.
+
+    `down(record, context)` is the same backwards, for every object of the store by then, records of
+    the new software included, and `check_down(record)` judges what it made. With `down=UNDO` the
+    agent keeps what `up` changed and puts it back where it is still so. Without `down` the step
+    cannot be undone, and so cannot any migration before it.
     """
     paths = tuple(_path(path) for path in fields)
     if not paths:
         raise MigrationsRejected("each() changes nothing if `fields` is empty")
     _named(store, key)
-    if not callable(up) or not all(f is None or callable(f) for f in (down, check)):
-        raise MigrationsRejected(f"each({store}): up, down and check must be functions")
-    return Step("each", store, up=up, down=down, check=check, fields=paths, key=key)
+    functions = (None if isinstance(down, Undo) else down, check, check_down)
+    if not callable(up) or not all(f is None or callable(f) for f in functions):
+        raise MigrationsRejected(
+            f"each({store}): up, down, check and check_down must be functions (down may be UNDO)"
+        )
+    return Step(
+        "each",
+        store,
+        up=up,
+        down=down,
+        check=check,
+        check_down=check_down,
+        fields=paths,
+        key=key,
+    )
+
+
+def sql(up: str, down: str | Keep | None, *, on_new: str = "keep") -> Step:
+    """One schema statement: CREATE or DROP of an INDEX, TABLE or VIEW, ALTER TABLE ... ADD COLUMN.
+
+    Indexes, also on stores, and further tables are what it is for; stores cannot be dropped or
+    altered. What is there already in the same words, or under IF NOT EXISTS, or gone already, needs
+    nothing. `down` undoes
+    it, is KEEP for what may stay (an added column), or None for what cannot be undone. A further
+    table that holds rows by then is not dropped but stays and is reported, or with
+    `on_new="remove"` goes with what the new software wrote.
+    """
+    return Step(
+        "sql",
+        "",
+        ddl=statement_of(up),
+        down=down if isinstance(down, Keep) else None,
+        ddl_down=statement_of(down) if type(down) is str else None,
+        on_new=_on_new(on_new),
+    )
 
 
 class Migration:
-    """One loaded file: the change from version - 1 to version."""
+    """One loaded file: the change from version - 1 to version.
 
-    __slots__ = ("checksum", "conserve", "file", "min_reader", "name", "steps", "version")
+    `min_reader` is the lowest schema version of an application that can read the result, `version`
+    itself unless the file says otherwise. `quarantine` tells that a record which cannot be migrated
+    is left as it is and does not stop the run.
+    """
+
+    __slots__ = (
+        "checksum",
+        "file",
+        "min_reader",
+        "name",
+        "quarantine",
+        "steps",
+        "version",
+    )
 
     def __init__(
         self,
@@ -277,15 +311,20 @@ class Migration:
         file: str,
         checksum: str,
         min_reader: int | None = None,
-        conserve: Sequence[str] = (),
+        quarantine: bool = False,
     ) -> None:
         self.version = version
         self.name = name
-        self.steps = steps
+        self.steps = [step.numbered(number) for number, step in enumerate(steps)]
         self.file = file
         self.checksum = checksum
-        self.min_reader = min_reader
-        self.conserve = tuple(conserve)
+        self.min_reader = version if min_reader is None else min_reader
+        self.quarantine = quarantine
+
+    @property
+    def reversible(self) -> bool:
+        """Whether every step can be undone."""
+        return all(step.reversible for step in self.steps)
 
     def context(self, now: int, device_id: str) -> Context:
         """What this migration's steps may know."""
@@ -311,6 +350,9 @@ def migration_from(namespace: dict[str, Any], version: int, file: str, checksum:
     if conserve:
         raise refuse("CONSERVE is not known to this agent; count and sums are conserved always")
     min_reader = namespace.get("MIN_READER")
-    if min_reader is not None and type(min_reader) is not int:
-        raise refuse("MIN_READER must be a schema version")
-    return Migration(version, name, list(steps), file, checksum, min_reader)
+    if min_reader is not None and (type(min_reader) is not int or not 0 <= min_reader <= version):
+        raise refuse(f"MIN_READER must be a schema version from 0 to {version}")
+    quarantine = namespace.get("QUARANTINE", False)
+    if type(quarantine) is not bool:
+        raise refuse("QUARANTINE must be True or False")
+    return Migration(version, name, list(steps), file, checksum, min_reader, quarantine)

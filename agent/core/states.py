@@ -36,6 +36,8 @@ MOVES = {
     (CHECKING, BUILDING): "the backup of an earlier attempt still holds",
     (CHECKING, MIGRATING): "a successor of the same source and plan is there: resume",
     (CHECKING, PROVING): "that successor is sealed: prove it again, then switch",
+    # Nothing was written since the last switch, so nothing has to be made.
+    (CHECKING, SWITCHING): "the file from before the last switch is put back",
     # Backup and copy share one read of the source.
     (BACKING_UP, BUILDING): "the backup was read back from flash",
     (BUILDING, MIGRATING): "the copy was read back and its run row is in",

@@ -1,21 +1,22 @@
 """What each declared step does to one decoded record: the plain Python reading.
 
 The proof replays these on the old record and compares with the new one, so they are the meaning of
-a step; any faster way must give the same. A reading changes the record in place and tells whether
-it did. Nothing here knows a file, a store's table or a clock.
+a step; any faster way must give the same. A reading changes the record in place, tells whether it
+did, and notes in a ledger what the way back (core/undo) cannot work out. Nothing here knows a file,
+a store's table or a clock.
 """
 
 from __future__ import annotations
 
-from agent.core.migration import Context, FromRun, Keep, Step
+from agent.core.ledger import Ledger
+from agent.core.step import ABSENT, Context, FromRun, Keep, Step, Undo
 from agent.ground.codec import decode, encode, same_value
+from agent.ground.digest import hex_digest
 from agent.ground.errors import ValidationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
-
-_MISSING = object()
 
 
 class StepFault(ValueError):
@@ -35,8 +36,8 @@ def filled(value: Any, context: Context) -> Any:
 
 def field(record: Any, path: tuple[str, ...]) -> Any:
     """The value at `path`, or None where there is none."""
-    found = _get(record, path)
-    return None if found is _MISSING else found
+    found = value_at(record, path)
+    return None if found is ABSENT else found
 
 
 def field_reader(path: tuple[str, ...]) -> Callable[[Any], Any]:
@@ -47,19 +48,20 @@ def field_reader(path: tuple[str, ...]) -> Callable[[Any], Any]:
     return lambda record: record.get(name) if type(record) is dict else None
 
 
-def _get(record: Any, path: tuple[str, ...]) -> Any:
+def value_at(record: Any, path: tuple[str, ...]) -> Any:
+    """The value at `path`, or ABSENT."""
     for part in path:
         if type(record) is not dict or part not in record:
-            return _MISSING
+            return ABSENT
         record = record[part]
     return record
 
 
-def _parent(record: dict[str, Any], path: tuple[str, ...], make: bool) -> dict[str, Any] | None:
+def parent_of(record: dict[str, Any], path: tuple[str, ...], make: bool) -> dict[str, Any] | None:
     """The object that holds the last part of `path`; None where the way is barred or missing."""
     for part in path[:-1]:
-        inner = record.get(part, _MISSING)
-        if inner is _MISSING and make:
+        inner = record.get(part, ABSENT)
+        if inner is ABSENT and make:
             inner = record[part] = {}
         if type(inner) is not dict:
             return None
@@ -67,12 +69,38 @@ def _parent(record: dict[str, Any], path: tuple[str, ...], make: bool) -> dict[s
     return record
 
 
-def _set_field(step: Step, record: dict[str, Any], context: Context) -> bool:
-    if step.if_missing and _get(record, step.path) is not _MISSING:
+def empty_parents(record: dict[str, Any], path: tuple[str, ...]) -> int:
+    """How many parts of `path` are objects of which the innermost is empty; 0 where it is not.
+
+    An empty object that was there must be told from one that a step made on its way.
+    """
+    depth = 0
+    for part in path[:-1]:
+        inner = record.get(part)
+        if type(inner) is not dict:
+            break
+        record, depth = inner, depth + 1
+    return depth if depth and not record else 0
+
+
+def _set_field(step: Step, record: dict[str, Any], context: Context, ledger: Ledger) -> bool:
+    old = value_at(record, step.path)
+    if old is not ABSENT and step.if_missing:
+        if same_value(old, filled(step.value, context)):
+            # A copy: the value stays in the record, where a later step may change it.
+            ledger.add(context.version, step, ["was", filled(old, context)])
+        elif step.on_new == "remove":
+            ledger.add(context.version, step, ["there"])
         return False
-    parent = _parent(record, step.path, make=True)
+    depth = empty_parents(record, step.path) if len(step.path) > 1 else 0
+    parent = parent_of(record, step.path, make=True)
     if parent is None:
         return False
+    if old is ABSENT:
+        if depth or step.default is not ABSENT:
+            ledger.add(context.version, step, ["absent", depth])
+    elif step.default is ABSENT or not same_value(old, step.default):
+        ledger.add(context.version, step, ["was", old])
     value = step.value
     if type(value) not in (int, str, bool):
         value = filled(value, context)
@@ -80,71 +108,145 @@ def _set_field(step: Step, record: dict[str, Any], context: Context) -> bool:
     return True
 
 
-def _remove_field(step: Step, record: dict[str, Any], context: Context) -> bool:
-    parent = _parent(record, step.path, make=False)
-    return parent is not None and parent.pop(step.path[-1], _MISSING) is not _MISSING
-
-
-def _rename_field(step: Step, record: dict[str, Any], context: Context) -> bool:
-    value = _get(record, step.path)
-    if value is _MISSING:
+def _remove_field(step: Step, record: dict[str, Any], context: Context, ledger: Ledger) -> bool:
+    old = value_at(record, step.path)
+    if old is ABSENT:
         return False
-    if _get(record, step.target) is not _MISSING:
-        raise StepFault(f"it has both {'.'.join(step.path)} and {'.'.join(step.target)}")
-    parent = _parent(record, step.path, make=False)
-    target = _parent(record, step.target, make=True)
-    if parent is None or target is None:
-        raise StepFault(f"{'.'.join(step.target)} leads through something that is no object")
-    if parent is target:  # in its place: the order of the other fields stays
-        renamed = {step.target[-1] if k == step.path[-1] else k: v for k, v in parent.items()}
-        parent.clear()
-        parent.update(renamed)
-    else:
-        target[step.target[-1]] = parent.pop(step.path[-1])
+    parent = parent_of(record, step.path, make=False)
+    assert parent is not None
+    del parent[step.path[-1]]
+    ledger.add(context.version, step, ["was", old])
     return True
 
 
-def _map_value(step: Step, record: dict[str, Any], context: Context) -> bool:
-    value = _get(record, step.path)
-    if value is _MISSING:
+def _rename_field(step: Step, record: dict[str, Any], context: Context, ledger: Ledger) -> bool:
+    value, taken = value_at(record, step.path), value_at(record, step.target)
+    if value is ABSENT:
+        if taken is not ABSENT:
+            ledger.add(context.version, step, ["stays"])
+        return False
+    if taken is not ABSENT:
+        raise StepFault(f"it has both {'.'.join(step.path)} and {'.'.join(step.target)}")
+    depth = empty_parents(record, step.target)
+    parent = parent_of(record, step.path, make=False)
+    target = parent_of(record, step.target, make=True)
+    if parent is None or target is None:
+        raise StepFault(f"{'.'.join(step.target)} leads through something that is no object")
+    if depth:
+        ledger.add(context.version, step, ["absent", depth])
+    move_field(parent, step.path[-1], target, step.target[-1])
+    return True
+
+
+def move_field(parent: dict[str, Any], name: str, target: dict[str, Any], to: str) -> None:
+    """Give a value another place, in one object in the place it had among the others."""
+    if parent is target:
+        renamed = {to if k == name else k: v for k, v in parent.items()}
+        parent.clear()
+        parent.update(renamed)
+    else:
+        target[to] = parent.pop(name)
+
+
+def mapped_from(step: Step, value: Any, context: Context) -> list[Any]:
+    """The old values that the mapping turns into this new one."""
+    return [old for old, new in step.mapping if same_value(filled(new, context), value)]
+
+
+def _map_value(step: Step, record: dict[str, Any], context: Context, ledger: Ledger) -> bool:
+    value = value_at(record, step.path)
+    if value is ABSENT:
         return False
     known = [new for old, new in step.mapping if same_value(old, value)]
-    if not known:
-        if step.other == "keep":
-            return False
+    if not known and step.other != "keep":
         raise StepFault(f"the mapping does not know the value of {'.'.join(step.path)}")
-    parent = _parent(record, step.path, make=False)
+    after = filled(known[0], context) if known else value
+    ways = mapped_from(step, after, context)
+    if not (len(ways) == 1 and same_value(ways[0], value)) and (known or ways):
+        ledger.add(context.version, step, ["was", filled(value, context)])
+    if not known:
+        return False
+    parent = parent_of(record, step.path, make=False)
     assert parent is not None
-    parent[step.path[-1]] = filled(known[0], context)
-    return not same_value(value, known[0])
+    parent[step.path[-1]] = after
+    return not same_value(value, after)
 
 
-def _each(step: Step, record: dict[str, Any], context: Context) -> bool:
+def _each(step: Step, record: dict[str, Any], context: Context, ledger: Ledger) -> bool:
     assert step.up is not None
+    before = called(step, "up", step.up, step.check, record, context)
+    if before is None:
+        return False
+    if isinstance(step.down, Undo):
+        changes = changes_between(before, record)
+        if changes:
+            ledger.add(context.version, step, ["fields", changes])
+    return not same_value(before, record)
+
+
+def called(
+    step: Step,
+    word: str,
+    function: Callable[[Any, Context], Any],
+    check: Callable[[Any], Any] | None,
+    record: dict[str, Any],
+    context: Context,
+) -> Any:
+    """Let an author's function change the record; the record before, or None where it was kept.
+
+    Raises StepFault for what may not be: an undeclared change, no JSON value, a failed check.
+    """
     before = decode(encode(record))
-    answer = step.up(record, context)
+    answer = function(record, context)
     if isinstance(answer, Keep):
         record.clear()
-        record.update(before)  # what up() did to it before it said KEEP does not count
-        return False
+        record.update(before)  # what was done to it before KEEP was said does not count
+        return None
     if type(answer) is not dict:
-        raise StepFault(f"up() returned {type(answer).__name__}, not an object or KEEP")
+        raise StepFault(f"{word}() returned {type(answer).__name__}, not an object or KEEP")
     try:
         text = encode(answer)
         text.encode()  # half a surrogate pair has no place on flash
         after = decode(text)
     except (TypeError, ValueError, RecursionError):
-        raise StepFault("what up() returned is no JSON value") from None
+        raise StepFault(f"what {word}() returned is no JSON value") from None
     outside = undeclared_change(before, after, step.fields)
     if outside is not None:
-        raise StepFault(f"up() changed {'.'.join(outside)}, which `fields` does not declare")
-    if step.check is not None and step.check(decode(text)) is False:
-        raise StepFault("its check() failed")
+        raise StepFault(f"{word}() changed {shown_path(outside)}, which `fields` does not declare")
+    if check is not None and check(decode(text)) is False:
+        raise StepFault("its check() failed" if word == "up" else "its check_down() failed")
     # The record goes on as it will be read from flash: a tuple is a list for the next step too, and
     # nothing in it is shared with the author's own objects.
     record.clear()
     record.update(after)
-    return not same_value(before, after)
+    return before
+
+
+def changes_between(
+    before: dict[str, Any], after: dict[str, Any], at: tuple[str, ...] = ()
+) -> list[list[Any]]:
+    """What is to be put back to get from `after` to `before`: [path, [old value] or [], digest of
+    the new value or ""], one for each field that came, went or changed, by its shortest path."""
+    found: list[list[Any]] = []
+    for name in [*before, *(name for name in after if name not in before)]:
+        old, new = before.get(name, ABSENT), after.get(name, ABSENT)
+        if type(old) is dict and type(new) is dict:
+            found += changes_between(old, new, (*at, name))
+        elif old is ABSENT or new is ABSENT or not same_value(old, new):
+            found.append([[*at, name], [] if old is ABSENT else [old], digest_of(new)])
+    return found
+
+
+def digest_of(value: Any) -> str:
+    """What a value is known by where it need not be kept: equal for equal values alone."""
+    return "" if value is ABSENT else hex_digest(encode(_sorted(value)).encode())[:32]
+
+
+def _sorted(value: Any) -> Any:
+    """The value with every object's keys in order, which says nothing in JSON."""
+    if type(value) is dict:
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(item) for item in value] if type(value) is list else value
 
 
 _READINGS = {
@@ -156,8 +258,11 @@ _READINGS = {
 }
 
 
-def apply_step(step: Step, key: str, record: Any, context: Context) -> bool:
-    """Do one step to one record in place; whether it changed.
+def apply_step(
+    step: Step, key: str, record: Any, context: Context, ledger: Ledger | None = None
+) -> bool:
+    """Do one step to one record in place; whether it changed. What its undoing needs goes into the
+    ledger.
 
     A record that is no object is legal and passes untouched. Raises ValidationError naming the
     record and the reason, never its content.
@@ -165,17 +270,22 @@ def apply_step(step: Step, key: str, record: Any, context: Context) -> bool:
     if type(record) is not dict or (step.key is not None and step.key != key):
         return False
     try:
-        return _READINGS[step.kind](step, record, context)
+        return _READINGS[step.kind](step, record, context, ledger or Ledger())
     except MemoryError:
         raise
     except BaseException as error:  # an author may raise anything
-        # Words of the author's or of Python's may quote the record; only the place is told.
-        reason = str(error) if type(error) is StepFault else _place_of(error)
-        raise ValidationError(
-            f"{step.store}/{shown(key)}: {reason} ({step.describe()})",
-            store=step.store,
-            key=shown(key),
-        ) from error
+        raise fault_of(step, key, error) from error
+
+
+def fault_of(step: Step, key: str, error: BaseException) -> ValidationError:
+    """Our error for whatever a step raised. Words of the author's or of Python's may quote the
+    record; only the place is told of those."""
+    reason = str(error) if type(error) is StepFault else _place_of(error)
+    return ValidationError(
+        f"{step.store}/{shown(key)}: {reason} ({step.describe()})",
+        store=step.store,
+        key=shown(key),
+    )
 
 
 def _place_of(error: BaseException) -> str:
@@ -193,16 +303,16 @@ def changed_paths(before: Any, after: Any, at: tuple[str, ...] = ()) -> list[tup
     not cover the others.
     """
     if (type(before) is dict and type(after) is dict) or (
-        (before is _MISSING and type(after) is dict and after)
-        or (after is _MISSING and type(before) is dict and before)
+        (before is ABSENT and type(after) is dict and after)
+        or (after is ABSENT and type(before) is dict and before)
     ):
-        left: Any = {} if before is _MISSING else before
-        right: Any = {} if after is _MISSING else after
+        left: Any = {} if before is ABSENT else before
+        right: Any = {} if after is ABSENT else after
         found: list[tuple[str, ...]] = []
         for part in left.keys() | right.keys():
-            found += changed_paths(left.get(part, _MISSING), right.get(part, _MISSING), (*at, part))
+            found += changed_paths(left.get(part, ABSENT), right.get(part, ABSENT), (*at, part))
         return found
-    if before is _MISSING or after is _MISSING or not same_value(before, after):
+    if before is ABSENT or after is ABSENT or not same_value(before, after):
         return [at]
     return []
 
@@ -214,44 +324,77 @@ def _declared(path: tuple[str, ...], fields: tuple[tuple[str, ...], ...]) -> boo
 def undeclared_change(
     before: Any, after: Any, fields: tuple[tuple[str, ...], ...]
 ) -> tuple[str, ...] | None:
-    """One changed path that no declared field covers, or None."""
+    """One changed path that no declared field covers, or None.
+
+    An empty object on the way to a declared field says nothing: it is what stays of a field that
+    one step set and a later one removed.
+    """
     for path in changed_paths(before, after):
-        if not _declared(path, fields):
+        if not _declared(path, fields) and not _is_way(path, before, after, fields):
             return path
     return None
+
+
+def _is_way(
+    path: tuple[str, ...], before: Any, after: Any, fields: tuple[tuple[str, ...], ...]
+) -> bool:
+    """Whether no more than an empty object on the way to a declared field came or went."""
+    ends = (value_at(before, path), value_at(after, path))
+    return all(end is ABSENT or end == {} for end in ends) and any(
+        declared[: len(path)] == path for declared in fields
+    )
+
+
+# Digits in a row that may be a card's number (ISO/IEC 7812-1). 13 would hide every time in
+# milliseconds, and 13-digit numbers are no longer issued.
+CARD_DIGITS_MIN = 14
+SHOWN_CHARS_MAX = 60
+SENTENCE_CHARS_MAX = 400
 
 
 def shown(key: Any) -> str:
     """A record's key as it may appear in a message: bounded, printable, no card's number."""
     text = key if isinstance(key, str) else repr(key)
+    # Masked before it is cut: a number that the cut shortens would no longer be known as one.
+    text = _without_card_numbers(text[: 16 * SHOWN_CHARS_MAX])
     text = "".join(c if c.isprintable() else "?" for c in text)
-    text = text if len(text) <= 60 else text[:57] + "..."
-    return _without_card_numbers(text)
+    return text if len(text) <= SHOWN_CHARS_MAX else text[: SHOWN_CHARS_MAX - 3] + "..."
+
+
+def shown_words(text: str) -> str:
+    """A sentence from a file that others can write, as it may be shown again."""
+    text = _without_card_numbers(text[:SENTENCE_CHARS_MAX])
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def shown_path(path: tuple[str, ...]) -> str:
+    """A field's path as it may appear in a message: a name may be a card's number as well."""
+    return shown(".".join(path))
 
 
 def _without_card_numbers(text: str) -> str:
-    """Digits that could be a card's number, masked but for its first six and last four.
+    """Long rows of digits, masked but for their first six and last four.
 
-    14 to 19 digits with a right check digit (ISO/IEC 7812-1); 13 would hide every time in
-    milliseconds, and 13-digit numbers are no longer issued.
+    Blanks and dashes between digits count as nothing, digits of any script as digits; whether a
+    check digit fits is not asked, since whatever stands behind a number would undo it.
     """
     out: list[str] = []
-    run = ""
-    for char in text + " ":
-        if char.isascii() and char.isdigit():
-            run += char
+    row: list[str] = []
+    for char in text + "\0":
+        if char.isdecimal() or (row and char in " -"):
+            row.append(char)
             continue
-        if 14 <= len(run) <= 19 and _check_digit_fits(run):
-            run = run[:6] + "*" * (len(run) - 10) + run[-4:]
-        out.append(run + char)
-        run = ""
+        tail: list[str] = []
+        while row and not row[-1].isdecimal():
+            tail.insert(0, row.pop())
+        out += [*_masked(row), *tail, char]
+        row = []
     return "".join(out)[:-1]
 
 
-def _check_digit_fits(digits: str) -> bool:
-    """The Luhn check of ISO/IEC 7812-1, annex B."""
-    total = 0
-    for place, char in enumerate(reversed(digits)):
-        value = int(char) * (1 + place % 2)
-        total += value - 9 if value > 9 else value
-    return total % 10 == 0
+def _masked(row: list[str]) -> list[str]:
+    places = [place for place, char in enumerate(row) if char.isdecimal()]
+    if len(places) >= CARD_DIGITS_MIN:
+        for place in places[6:-4]:
+            row[place] = "*"
+    return row

@@ -16,8 +16,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from agent.core.left_behind import LeftBehind
+
 _STORE_KEYS = ("unsettled", "amount", "currency", "timestamps", "prune", "bytes_exact")
 _RULE_KEYS = ("field", "values", "key", "key_prefix", "each_item", "every_record")
+_PRUNE_KEYS = ("field", "values", "keep_newest")
 _COUNTER_KEYS = ("name", "store", "key", "field", "used_in", "wraps_after")
 
 
@@ -109,6 +112,38 @@ def _words_of(values: list[Any]) -> tuple[str, ...] | None:
     return None
 
 
+class Prune:
+    """Which settled records of a store may be deleted once enough newer ones that fit are there.
+
+    Newer is what was inserted later: by rowid where the table has one, else by primary key. A clock
+    or a time in a record has no say.
+    """
+
+    __slots__ = ("_read", "field", "keep_newest", "values")
+
+    def __init__(self, given: Any, store: str, rules: list[tuple[str, Any, Any, bool]]) -> None:
+        where = f"prune of {store}"
+        _only(given, _PRUNE_KEYS, where)
+        self.field = _path(given.get("field"), f"field of {where}")
+        self.values = tuple(_listed(given, "values", where))
+        # A record without the field reads as null; what says nothing of itself is never given up.
+        if not self.values or any(type(v) not in _PLAIN or v is None for v in self.values):
+            raise _refuse(f"values of {where}", "must be texts, whole numbers, true or false")
+        self.keep_newest = _number(given.get("keep_newest"), f"keep_newest of {where}")
+        if self.keep_newest < 0:
+            raise _refuse(f"keep_newest of {where}", "must be 0 or more")
+        for kind, path, unsettled, _ in rules:
+            for value in self.values if kind == "field" and path == self.field else ():
+                if _among(unsettled, value):
+                    raise _refuse(where, f"gives up {encode(value)}, which is unsettled")
+        self._read = field_reader(self.field)
+
+    def fits(self, record: Any) -> bool:
+        """Whether a record fits the rule by what stands in it; whether it is settled is not asked
+        here."""
+        return type(record) is dict and _among(self.values, self._read(record))
+
+
 class Store:
     """The rules of one store at one schema version."""
 
@@ -143,7 +178,7 @@ class Store:
         self._amount, self._currency = field_reader(self.amount), field_reader(self.currency)
         times = _listed(given, "timestamps", name)
         self.timestamps = [_path(path, f"a timestamp of {name}") for path in times]
-        self.prune = given.get("prune")
+        self.prune = Prune(given["prune"], name, self.rules) if "prune" in given else None
         self.bytes_exact = _flag(given, "bytes_exact", name)
         self._every = any(rule[0] == "every_record" for rule in self.rules)
         self._keys = {rule[1] for rule in self.rules if rule[0] == "key"}
@@ -241,9 +276,13 @@ class Counter:
 
 
 class Contract:
-    """The rules in force at one schema version."""
+    """The rules in force at one schema version.
 
-    __slots__ = ("counters", "device_id_at", "since", "stores")
+    A record that was left behind at an earlier version is judged by the rules of that version, once
+    the contract knows of it (`with_left`).
+    """
+
+    __slots__ = ("_earlier", "_left", "counters", "device_id_at", "since", "stores")
 
     def __init__(self, given: dict[str, Any]) -> None:
         _only(given, ("since", "device_id", "stores", "counters"), "a version")
@@ -258,7 +297,33 @@ class Contract:
             )
         self.stores = {name: Store(name, rules) for name, rules in given["stores"].items()}
         self.counters = [Counter(c) for c in _listed(given, "counters", "a version")]
+        self._left: LeftBehind | None = None
+        self._earlier: Contracts | None = None
         self._check_names()
+
+    def with_left(self, left: LeftBehind, earlier: Contracts) -> Contract:
+        """The same rules for a file that holds records left behind."""
+        made: Contract = object.__new__(Contract)
+        for name in self.__slots__:
+            setattr(made, name, getattr(self, name))
+        made._left, made._earlier = left, earlier
+        return made
+
+    def has_left(self, store: str) -> bool:
+        """Whether any record of the store was left behind; most often none was."""
+        return self._left is not None and self._left.in_store(store)
+
+    def is_left(self, store: str, key: Any, value: Any) -> bool:
+        """Whether this very record was left behind and is unchanged since."""
+        return self._left is not None and self._left.of(store, key, value) is not None
+
+    def rules_of(self, store: Store, key: Any, value: Any) -> Store:
+        """The rules by which one record of a store is judged."""
+        row = self._left.of(store.name, key, value) if self._left is not None else None
+        if row is None:
+            return store
+        assert self._earlier is not None
+        return self._earlier.at(row.version).stores.get(store.name, store)
 
     def _check_names(self) -> None:
         """What is looked for in a table that is no store would never be found."""
@@ -303,6 +368,12 @@ class Contracts:
         """The rules for data at `version`: the entry with the highest `since` not above it."""
         return [c for c in self.versions if c.since <= version][-1]
 
-    def application_reads(self, version: int) -> bool:
-        """Whether the installed application may be started on data at `version`."""
-        return self.app_reads[0] <= version <= self.app_reads[1]
+    def application_reads(self, version: int, min_reader: int | None = None) -> bool:
+        """Whether the installed application may be started on data at `version`.
+
+        Newer data says itself, by `min_reader`, from which version on an application reads it.
+        """
+        low, high = self.app_reads
+        if version > high:
+            return min_reader is not None and min_reader <= high
+        return low <= version

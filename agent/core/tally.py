@@ -152,15 +152,6 @@ def _count(totals: Totals, currency: str, amount: int) -> None:
         entry[1] += amount
 
 
-def settled_sales(counted: dict[str, Any]) -> int:
-    """How many sales that are not unsettled a tally, as plain values, has counted."""
-    return sum(
-        count - counted["unsettled_sales"][store].get(currency, (0, 0))[0]
-        for store, totals in counted["sales"].items()
-        for currency, (count, _) in totals.items()
-    )
-
-
 def is_tally(given: Any, stores: Iterable[str]) -> bool:
     """Whether plain values from a file are a tally of these stores."""
     if type(given) is not dict:
@@ -205,7 +196,8 @@ def difference(
             continue  # counted by an agent that did not know it
         old, new = _grouped(before[word], groups or {}), _grouped(after[word], groups or {})
         for store in sorted(old.keys() | new.keys()):
-            if old.get(store) != new.get(store):
+            # A store that is not there yet, or no more, holds what an empty one holds.
+            if (old.get(store) or None) != (new.get(store) or None):
                 label = word.replace("_", " ")
                 return f"{label} of {store} were {old.get(store)} and would be {new.get(store)}"
     return ""

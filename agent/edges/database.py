@@ -100,6 +100,8 @@ def refused_by_sqlite(error: SqliteError, doing: str) -> AgentError:
         return StorageFull(f"flash is full, or the file outgrew its bound, while {doing}")
     if "disk I/O error" in text or "readonly" in text or "read-only" in text:
         return StorageFull(f"flash refused a read or write while {doing} ({text})")
+    if "malformed JSON" in text:
+        return ValidationError(f"a value that is no JSON is in the way, while {doing}")
     if "malformed" in text or "not a database" in text:
         return ValidationError(f"the file is damaged: {text}, while {doing}")
     if "out of memory" in text:
@@ -258,6 +260,77 @@ def set_wal_mode(path: str) -> None:
     remove_shm(path)
 
 
+def open_memory() -> Connection:
+    """An empty database in memory, for trying out a schema."""
+    connection: Connection = sqlite.connect(":memory:", isolation_level=None)
+    return connection
+
+
+# What one schema statement may do. Reading and functions are needed by indexes over expressions.
+_HARMLESS = frozenset(
+    (sqlite.SQLITE_READ, sqlite.SQLITE_SELECT, sqlite.SQLITE_FUNCTION, sqlite.SQLITE_REINDEX)
+)
+_OF_OBJECTS = frozenset(
+    (
+        sqlite.SQLITE_CREATE_INDEX,
+        sqlite.SQLITE_CREATE_TABLE,
+        sqlite.SQLITE_CREATE_VIEW,
+        sqlite.SQLITE_DROP_INDEX,
+        sqlite.SQLITE_DROP_TABLE,
+        sqlite.SQLITE_DROP_VIEW,
+    )
+)
+_OF_ROWS = frozenset((sqlite.SQLITE_INSERT, sqlite.SQLITE_UPDATE, sqlite.SQLITE_DELETE))
+
+
+def guard(connection: Connection, name: str) -> None:
+    """From here on a statement may make, change or drop the object `name` and nothing else.
+
+    SQLite asks for each thing that a statement would do while it compiles it (sqlite.org,
+    sqlite3_set_authorizer). Its own tables are written for any schema change, and a table that is
+    dropped is emptied.
+    """
+    name = name.lower()
+
+    def allowed(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+        one = (first or "").lower()
+        if action in _HARMLESS:
+            return int(sqlite.SQLITE_OK)
+        if action in _OF_OBJECTS:
+            # An automatic index of a table, by its constraints, carries the table's name.
+            fits = one == name or one.startswith(f"sqlite_autoindex_{name}_")
+        elif action == sqlite.SQLITE_ALTER_TABLE:
+            fits = (second or "").lower() == name
+        else:
+            fits = action in _OF_ROWS and (one.startswith("sqlite_") or one == name)
+        return int(sqlite.SQLITE_OK if fits else sqlite.SQLITE_DENY)
+
+    connection.set_authorizer(allowed)
+
+
+def unguard(connection: Connection) -> None:
+    """End what `guard` began."""
+    # None is taken from Python 3.11 on only.
+    connection.set_authorizer(lambda *_: int(sqlite.SQLITE_OK))
+
+
+class lenient_text:
+    """While it lasts, text that is not UTF-8 is read as well, its odd bytes as lone surrogates."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.text_factory = _any_text
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.text_factory = str
+
+
+def _any_text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
 def schema_of(connection: Connection) -> dict[tuple[str, str], tuple[str, str | None]]:
     """(type, name) -> (table, SQL) of everything the file declares."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
@@ -267,6 +340,15 @@ def schema_of(connection: Connection) -> dict[tuple[str, str], tuple[str, str | 
 def quoted(name: str) -> str:
     """An identifier as SQL text."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def has_store(connection: Connection, name: str) -> bool:
+    """Whether there is a table with the columns of a store."""
+    try:
+        connection.execute(f"SELECT key, value FROM {quoted(name)} LIMIT 0")
+    except SqliteError:
+        return False
+    return True
 
 
 def has_rowid(connection: Connection, table: str) -> bool:

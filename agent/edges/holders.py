@@ -51,6 +51,19 @@ def open_elsewhere(fd: int) -> bool | None:
     return False
 
 
+def open_here(inode: tuple[int, int]) -> bool:
+    """Whether this very process has the file open, told without opening it: to close a second
+    descriptor would drop the locks that SQLite holds for the first one."""
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            status = os.stat(f"/proc/self/fd/{descriptor}")
+        except OSError:
+            continue  # the one that listed the folder
+        if (status.st_dev, status.st_ino) == inode:
+            return True
+    return False
+
+
 def holders_of(
     inode: tuple[int, int], ours: tuple[int, ...]
 ) -> tuple[dict[tuple[int, int], Holder], bool]:

@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from agent.core.applied import Applied
+
 FILE_BYTES_MAX = 1 << 20
 _NAME_CHARS = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
@@ -94,25 +96,48 @@ class MigrationFiles:
         """What the plan from `from_version` to the head is known by."""
         return plan_digest(self.checksums[from_version:], self.contracts.checksum, from_version)
 
-    def load(self, from_version: int) -> Plan:
+    def load(self, from_version: int, left_from: int | None = None) -> Plan:
         """Execute the pending files and make the plan. Raises MigrationsRejected.
 
-        Runs the authors' code: call it only where a hang or a crash is survived.
+        With `left_from` the files from that version on are executed as well: records that were left
+        behind there are tried again. Runs the authors' code: call it only where a hang or a crash
+        is survived.
         """
         if from_version < 0:
             raise MigrationsRejected(f"pos.db says schema {from_version}, which no migration reads")
-        loaded = [
+        plan = Plan(self._loaded(from_version, self.head), from_version, self.digest(from_version))
+        if left_from is not None:
+            plan.earlier = self._loaded(left_from, from_version)
+        check_plan(plan, self.contracts)
+        return plan
+
+    def load_down(self, from_version: int, to_version: int) -> Plan:
+        """Execute the files between two versions and make the plan of the way down. As `load`."""
+        digest = plan_digest(
+            self.checksums[to_version:from_version], self.contracts.checksum, from_version, True
+        )
+        plan = Plan(self._loaded(to_version, from_version), from_version, digest, down=True)
+        check_plan(plan, self.contracts)
+        return plan
+
+    def _loaded(self, from_version: int, to_version: int) -> list[Migration]:
+        return [
             _executed(
                 version,
                 self.names[version - 1],
                 self.sources[version - 1],
                 self.checksums[version - 1],
             )
-            for version in range(from_version + 1, self.head + 1)
+            for version in range(from_version + 1, to_version + 1)
         ]
-        plan = Plan(loaded, from_version, self.digest(from_version))
-        check_plan(plan, self.contracts)
-        return plan
+
+    def edited(self, applied: dict[int, Applied]) -> list[str]:
+        """The files that are not what pos.db says was applied."""
+        return [
+            self.names[version - 1]
+            for version, known in sorted(applied.items())
+            if 0 < version <= self.head and known.checksum != self.checksums[version - 1]
+        ]
 
 
 def read_and_execute(folder: str, name: str) -> Migration:

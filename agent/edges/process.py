@@ -43,6 +43,13 @@ class Child:
         for fd in (self.reports, self.answers, self.lifeline):
             os.close(fd)
 
+    def reap(self) -> None:
+        """Wait for the end of one that was killed; nothing happens if that was seen already."""
+        try:
+            os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            pass
+
     def kill(self) -> None:
         """End it at once; it is made to be killed at any instant."""
         try:

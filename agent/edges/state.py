@@ -47,6 +47,8 @@ _HISTORY = (
     "boot_id",
     "facts",
 )
+# States of runs that reached their switch.
+_SWITCHED = "state IN ('applied', 'rolled_back')"
 _COLUMNS = (
     ("history", ", ".join(("seq", *_HISTORY))),
     ("attempts", "seq, plan, boot_id, place, ended, message"),
@@ -252,6 +254,10 @@ class Diary:
             ("UPDATE attempts SET ended = 'asked' WHERE plan = ?", (plan,)),
         )
 
+    def take_back(self, plan: str) -> None:
+        """A plan that was held is pending again."""
+        self._write(("DELETE FROM given_up WHERE plan = ?", (plan,)))
+
     def given_up(self) -> dict[str, str]:
         """Plan digest -> why."""
         return dict(self._read("SELECT plan, why FROM given_up"))
@@ -271,12 +277,12 @@ class Diary:
 
     def knows_run(self, run: str) -> bool:
         """Whether history has the end of this run."""
-        sql = "SELECT 1 FROM history WHERE run = ? AND state = 'applied' LIMIT 1"
+        sql = f"SELECT 1 FROM history WHERE run = ? AND {_SWITCHED} LIMIT 1"
         return bool(self._read(sql, (run,)))
 
     def runs(self) -> set[str]:
         """Every run whose switch history knows; one that failed may have been cut after it."""
-        sql = "SELECT DISTINCT run FROM history WHERE state = 'applied'"
+        sql = f"SELECT DISTINCT run FROM history WHERE {_SWITCHED}"
         return {row[0] for row in self._read(sql)}
 
     def history(self, limit: int = HISTORY_ROWS_MAX) -> list[dict[str, Any]]:

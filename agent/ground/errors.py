@@ -17,6 +17,8 @@ class AgentError(Exception):
 
     code = "FAILED"
     exit_code = 1
+    # What the failed call came to besides, as `MigrationManager` raises it; else None.
+    result: dict[str, Any] | None = None
 
     def __init__(self, message: str, **facts: Any) -> None:
         super().__init__(message)
