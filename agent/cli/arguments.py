@@ -42,7 +42,23 @@ VERBS = {
         options={"--exit-code": ("", "exit 3 when migrations are pending")},
     ),
     "plan": Verb("what a migration would do, need and take; changes nothing"),
-    "migrate": Verb("run the pending migrations now, also those that were given up"),
+    "migrate": Verb(
+        "run the pending migrations now, also those that were given up",
+        options={
+            "--despite-unsettled": (
+                "",
+                "consent where the profile says to settle first; history notes it",
+            )
+        },
+    ),
+    "rollback": Verb(
+        "go back to an earlier schema without losing what was sold since",
+        options={
+            "--to": ("VERSION", "the schema version to go back to"),
+            "--dry-run": ("", "say which way leads there and what it would keep; changes nothing"),
+            "--despite-unsettled": ("", "consent, as for migrate"),
+        },
+    ),
     "commit": Verb("give up the way back: delete the file from before the last switch"),
     "backup": Verb("take a verified backup now"),
     "backups": Verb("list the backups"),
@@ -57,7 +73,15 @@ VERBS = {
         },
     ),
     "verify": Verb("check backups from the first byte to the last", ("BACKUP?",)),
+    "quarantine": Verb("list the records that could not be migrated and were left as they are"),
     "validate": Verb("read every record of the data and report what is odd; changes nothing"),
+    "prune": Verb(
+        "delete old backups, and settled records as stores.json allows",
+        options={
+            "--dry-run": ("", "only say what would be deleted; changes nothing"),
+            "--despite-unsettled": ("", "consent, as for migrate"),
+        },
+    ),
     "history": Verb("what was done, and what failed"),
     "health": Verb("check storage, file system, clock, watchdog and the agent's own files"),
     "profile": Verb("show the device profile in force"),

@@ -9,8 +9,8 @@ import os
 
 from agent.cli.output import show, show_error, table, when, wrap, write
 from agent.ground.errors import EXIT_OK, AgentError, BackupCorrupt
-from agent.verbs import backup_folder, backup_reader
-from agent.verbs.restore import find_backup, summary_of
+from agent.verbs import backup_folder, backup_list, backup_reader
+from agent.verbs.restore import find_backup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,29 +24,11 @@ _MARKS = {True: "", False: "DAMAGED"}
 
 def backups(command: Command, config: Config) -> int:
     """List the backups by sequence, told from their headers; `verify` reads them whole."""
-    rows: list[dict[str, Any]] = []
-    for sequence, version, path in backup_folder.backup_files(config.backups_dir):
-        try:
-            rows.append(dict(summary_of(backup_reader.read_info(path)), damaged=None))
-        except AgentError as error:
-            row = _unread(path, sequence, version)
-            if row is not None:
-                rows.append(dict(row, damaged=error.message))
+    rows = backup_list.listed(config.backups_dir)
     foreign = len(backup_folder.foreign_files(config.backups_dir))
     result = {"backups": rows, "foreign_files": foreign}
     show(result, _backups_lines(rows, foreign), command.json)
     return EXIT_OK
-
-
-def _unread(path: str, sequence: int, version: int) -> dict[str, Any] | None:
-    """What name and size tell of a backup that says nothing itself; None when it is gone."""
-    try:
-        size = os.stat(path).st_size
-    except OSError:
-        return None
-    known = {"sequence": sequence, "version": version, "size_bytes": size}
-    empty = dict.fromkeys(("image_bytes", "sha256", "made_ms", "clock_trusted", "unsettled"))
-    return {"name": os.path.basename(path), **known, **empty}
 
 
 def _backups_lines(rows: list[dict[str, Any]], foreign: int) -> list[str]:

@@ -60,6 +60,8 @@ def _broken(line: str) -> list[str]:
 
 def _versions(row: dict[str, Any]) -> str:
     """What the row moved: one migration of a run its own version, anything else all of it."""
+    if row["version"] is not None and row["kind"] == "rollback":
+        return f"{row['version']} -> {row['version'] - 1}"
     if row["version"] is not None:
         return f"{row['version'] - 1} -> {row['version']}"
     ends = (row["from_version"], row["to_version"])

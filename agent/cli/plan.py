@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 
 from agent.cli import plan_figures as figures
-from agent.cli.apart import apart
 from agent.cli.output import show
 from agent.cli.plan_lines import lines_of
 from agent.cli.plan_reading import Reading
-from agent.edges import database, flash, quiet
+from agent.edges import clock, database, flash, quiet
 from agent.edges.config import places_of
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.errors import (
@@ -25,7 +24,17 @@ from agent.ground.errors import (
     ValidationError,
     revive,
 )
-from agent.verbs import backup_bound, backup_folder, build, quota, survey, switch
+from agent.service.apart import apart
+from agent.verbs import (
+    backup_bound,
+    backup_folder,
+    build,
+    quota,
+    rows,
+    schema,
+    survey,
+    switch,
+)
 from agent.worker.start import missing
 
 TYPE_CHECKING = False
@@ -33,13 +42,13 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
     from typing import Any, Callable
 
-    from agent.cli.apart import Mark
     from agent.cli.arguments import Command
     from agent.core.plan import Plan
     from agent.core.stores import Contract
     from agent.core.terminal import Places
     from agent.edges.config import Config
     from agent.edges.state import Diary
+    from agent.service.apart import Mark
 
 # File systems without hard links, where a switch cannot keep the old file.
 NO_LINKS = ("vfat", "msdos", "exfat")
@@ -80,6 +89,8 @@ class _Planner:
             "to_version": None,
             "migrations": [],
             "passes": [],
+            "undo": None,
+            "left_behind": {},
             "unsettled": None,
             "unreadable": {},
             "space": None,
@@ -136,14 +147,21 @@ class _Planner:
                 self.note(f"nothing to do: the data is at schema {version}")
                 return
             self.mark("loading the migrations")
-            loaded = files.load(version)
+            rows.check_format(connection)
+            applied = rows.read_applied(connection)
+            left = [row.version for row in rows.quarantined(connection).rows()]
+            loaded = files.load(version, min(left, default=None))
+            loaded.bind(clock.wall_ms(), self.config.device_id or "unknown", applied)
             result["migrations"] = [_migration(m) for m in loaded.migrations]
+            for name in files.edited(applied):
+                self.note(f"{name} was edited after this terminal applied it")
             self._given_up(loaded)
             self._try(lambda: quota.check_place(places, self.profile.unproven_filesystem))
-            contract = files.contracts.at(version)
+            contract = rows.contract_at(connection, files.contracts, version)
             survey.check_stores(connection, contract)
             build.check_writable(connection, loaded.stores())
-            reading = self._read(connection, loaded, contract)
+            self._rehearse(connection, loaded)
+            reading = self._read(connection, loaded, contract, files)
         finally:
             connection.close()
         result["unsettled"] = reading.tally.unsettled_summary()
@@ -151,9 +169,19 @@ class _Planner:
         result["passes"] = [
             figures.of_pass(a_pass, reading, self.profile) for a_pass in loaded.passes
         ]
+        result["undo"] = figures.undo(loaded, reading)
+        result["left_behind"] = {
+            name: figures.scaled(reading, name, n) for name, n in reading.left.items() if n
+        }
         self._guard(reading)
         self._space(loaded, reading)
         self._way_back()
+
+    def _rehearse(self, connection: Connection, loaded: Plan) -> None:
+        try:
+            schema.rehearse(connection, loaded)
+        except AgentError as error:
+            self.refuse(error)
 
     def _try(self, check: Callable[[], None]) -> None:
         """A check whose refusal does not hide what comes after it."""
@@ -185,8 +213,10 @@ class _Planner:
                 )
             )
 
-    def _read(self, connection: Connection, loaded: Plan, contract: Contract) -> Reading:
-        reading = Reading(self.config, loaded, contract, self.refuse, self.mark)
+    def _read(
+        self, connection: Connection, loaded: Plan, contract: Contract, files: MigrationFiles
+    ) -> Reading:
+        reading = Reading(self.config, loaded, contract, files.contracts, self.refuse, self.mark)
         for name in contract.stores:
             try:
                 reading.read(connection, name)
@@ -273,5 +303,7 @@ def _migration(migration: Any) -> dict[str, Any]:
         "steps": [
             {"does": step.describe(), "reversible": step.reversible} for step in migration.steps
         ],
-        "reversible": all(step.reversible for step in migration.steps),
+        "reversible": migration.reversible,
+        "quarantine": migration.quarantine,
+        "min_reader": migration.min_reader,
     }

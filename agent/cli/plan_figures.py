@@ -27,9 +27,30 @@ PASS_FACTOR = 2.5
 FILE_READS = 6
 
 
+def scaled(reading: Reading, name: str, count: int) -> int:
+    """A count among the sampled records of a store as one of all its records."""
+    tried = reading.sampled[name] + reading.left[name]
+    readable = reading.tally.records[name] - reading.unreadable[name]
+    return -(-count * readable // max(tried, 1))
+
+
+def undo(loaded: Plan, reading: Reading) -> dict[str, Any]:
+    """What the way back will need: rows and bytes that stay in pos.db, and which versions cannot be
+    gone back behind."""
+    stores = [name for name in loaded.stores() if reading.sampled.get(name)]
+    return {
+        "rows_estimate": sum(scaled(reading, n, reading.undo_rows[n]) for n in stores),
+        "bytes_estimate": sum(scaled(reading, n, reading.undo_bytes[n]) for n in stores),
+        "not_behind": loaded.irreversible or None,
+    }
+
+
 def of_pass(a_pass: Pass, reading: Reading, profile: Profile) -> dict[str, Any]:
     """One pass as `plan` shows it."""
     name = a_pass.store
+    if a_pass.kind == "sql":
+        steps = [step.describe() for _, step in a_pass.steps]
+        return {"store": None, "kind": "sql", "records": 0, "batches": 1, "steps": steps}
     records = reading.tally.records.get(name, 0) if a_pass.kind == "walk" else len(a_pass.keys)
     batches = 1
     if a_pass.kind == "walk":
@@ -48,7 +69,7 @@ def of_pass(a_pass: Pass, reading: Reading, profile: Profile) -> dict[str, Any]:
 def flash_written(loaded: Plan, reading: Reading, size: int, backup_bound: int) -> int:
     """Copy, backup, and for each pass the pages of its store into the journal and home."""
     texts = sum(reading.bytes.values())
-    written = size + backup_bound
+    written = size + backup_bound + int(PASS_FACTOR * undo(loaded, reading)["bytes_estimate"])
     for a_pass in loaded.passes:
         if a_pass.kind == "walk" and texts and a_pass.store in reading.bytes:
             share = reading.bytes[a_pass.store] / texts

@@ -19,6 +19,9 @@ def lines_of(result: dict[str, Any]) -> list[str]:
         lines.append(f"  {migration['version']:04d} {migration['name']}{back}")
         lines += [f"       {step['does']}" for step in migration["steps"]]
     for number, a_pass in enumerate(result["passes"], 1):
+        if a_pass["kind"] == "sql":
+            lines.append(f"pass {number}: {a_pass['steps'][0]}")
+            continue
         lines.append(
             f"pass {number}: {a_pass['kind']} {a_pass['store']}, {a_pass['records']:,} records in "
             f"{a_pass['batches']} batches"
@@ -27,6 +30,9 @@ def lines_of(result: dict[str, Any]) -> list[str]:
         lines.append(money_line(result["unsettled"]))
     for name, count in result["unreadable"].items():
         lines.append(f"{name} holds {count} records that cannot be read")
+    for name, count in result["left_behind"].items():
+        lines.append(f"{name}: about {count} records would be left behind as they are (estimate)")
+    lines += _undo_lines(result["undo"])
     lines += _space_lines(result)
     if result["time_ms_estimate"] is not None:
         lines.append(f"time: about {duration(result['time_ms_estimate'])} (estimate)")
@@ -38,6 +44,21 @@ def lines_of(result: dict[str, Any]) -> list[str]:
         lines.append(f"way back: {words.get(result['way_back'], 'known once a run tries a link')}")
     lines += [f"note: {note}" for note in result["notes"]]
     lines += [f"a run would be refused: {r['code']}: {r['message']}" for r in result["refusals"]]
+    return lines
+
+
+def _undo_lines(undo: dict[str, Any] | None) -> list[str]:
+    """What a later way back needs, and where there is none by the steps."""
+    if undo is None:
+        return []
+    lines = []
+    if undo["rows_estimate"]:
+        lines.append(
+            f"for a way back: about {undo['rows_estimate']:,} rows, {_mib(undo['bytes_estimate'])} "
+            "in pos.db (estimate)"
+        )
+    if undo["not_behind"] is not None:
+        lines.append(f"no way back by its steps behind schema {undo['not_behind']}")
     return lines
 
 

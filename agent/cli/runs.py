@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from agent.cli.output import show
+from agent.cli.output import show, wrap
 from agent.core.report import money_line
 from agent.edges.announce import Announcer
 from agent.edges.config import places_of
+from agent.ground.errors import UsageError
 from agent.service.supervisor import Supervisor
 from agent.service.verdict import exit_code
 from agent.verbs.restore import find_backup, parse_discard
@@ -26,7 +27,23 @@ def run_boot(command: Command, config: Config) -> int:
 
 def migrate(command: Command, config: Config) -> int:
     """Somebody asks for it: a plan that was given up gets a new count."""
-    return _run(command, config, Job("migrate", config, places_of(config), asked=True))
+    consent = bool(command.options.get("--despite-unsettled"))
+    job = Job("migrate", config, places_of(config), asked=True, despite_unsettled=consent)
+    return _run(command, config, job)
+
+
+def rollback(command: Command, config: Config) -> int:
+    """Back to an earlier version, or only the way there."""
+    typed = str(command.options.get("--to", ""))
+    if not (typed.isascii() and typed.isdigit() and len(typed) <= 4):
+        raise UsageError("rollback needs --to VERSION, a schema version such as 2")
+    if command.options.get("--dry-run"):
+        from agent.cli.rollback import dry_rollback
+
+        return dry_rollback(command, config, int(typed))
+    consent = bool(command.options.get("--despite-unsettled"))
+    given = {"to_version": int(typed), "asked": True, "despite_unsettled": consent}
+    return _run(command, config, Job("rollback", config, places_of(config), **given))
 
 
 def commit(command: Command, config: Config) -> int:
@@ -52,6 +69,17 @@ def restore(command: Command, config: Config) -> int:
     return _run(command, config, job)
 
 
+def prune(command: Command, config: Config) -> int:
+    """Delete old backups and settled records as the contract allows, or only say which."""
+    if command.options.get("--dry-run"):
+        from agent.cli.prune import dry_run
+
+        return dry_run(command, config)
+    consent = bool(command.options.get("--despite-unsettled"))
+    job = Job("prune", config, places_of(config), despite_unsettled=consent)
+    return _run(command, config, job)
+
+
 def _run(command: Command, config: Config, job: Job, boot: bool = False) -> int:
     announcer = Announcer(config.profile.progress_interval_ms, command.json)
     result = Supervisor(config, announcer).run(job)
@@ -69,6 +97,8 @@ def verdict_lines(result: dict[str, Any], kind: str) -> list[str]:
         lines.append(f"{verdict}: {error['code']}: {error['message']}")
     elif verdict == "NOT_REQUIRED" and kind == "commit":
         lines.append("NOT_REQUIRED: there is no earlier file to give up")
+    elif kind == "prune":
+        lines += prune_lines(result)
     elif verdict == "NOT_REQUIRED":
         lines.append(f"NOT_REQUIRED: the data is at schema {result['to_version']}")
     elif kind == "commit":
@@ -77,11 +107,22 @@ def verdict_lines(result: dict[str, Any], kind: str) -> list[str]:
         lines += backup_lines(result["backup"])
     else:
         lines.append(
-            f"OK: schema {result['from_version']} -> {result['to_version']}, "
+            f"{verdict}: schema {result['from_version']} -> {result['to_version']}, "
             f"{result['records']:,} records, {result['unsettled']:,} unsettled proven unmoved"
         )
         if result["backup"]:
             lines.append(f"backup {result['backup']['name']}, read back and verified")
+        if result.get("way") == "switch back":
+            lines.append("the file from before the last switch is in place again")
+        if result.get("kept"):
+            from agent.cli.rollback import kept_lines
+
+            lines += kept_lines(result["kept"])
+        if result.get("quarantined"):
+            lines.append(
+                f"{result['quarantined']:,} records were left as they are; `posagent quarantine` "
+                "lists them"
+            )
         for name, (was, now) in result.get("counters_lifted", {}).items():
             lines.append(f"counter {name} lifted from {was} to {now}: no number is issued twice")
         if result.get("damaged_file"):
@@ -90,6 +131,26 @@ def verdict_lines(result: dict[str, Any], kind: str) -> list[str]:
         lines.append(f"the application must not start: {result['app_must_not_start_because']}")
     elif error is not None:
         lines.append("the application may start on the data as it was")
+    return lines
+
+
+def prune_lines(result: dict[str, Any]) -> list[str]:
+    """A prune in words. One whose worker ended behind the switch cannot say how much it was."""
+    figures = result.get("pruned", {}).values()
+    count, size = (sum(figure[word] for figure in figures) for word in ("records", "bytes"))
+    if result["verdict"] == "NOT_REQUIRED":
+        lines = ["NOT_REQUIRED: there is no settled record that stores.json gives up"]
+    else:
+        told = f"{count:,} settled records" if figures else "settled records"
+        lines = [
+            f"{result['verdict']}: {told} pruned, {result['unsettled']:,} unsettled unchanged",
+            f"{size / 1024:,.1f} KiB of records are free for new sales; the file keeps its size",
+            f"backup {result['backup']['name']}, read back and verified, still holds them",
+        ]
+        if not figures:
+            del lines[1]
+    if result.get("backups_deleted"):
+        lines += wrap("backups deleted: ", ", ".join(result["backups_deleted"]))
     return lines
 
 

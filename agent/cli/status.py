@@ -168,6 +168,9 @@ def _money_lines(money: dict[str, Any], version: int | None) -> list[str]:
         lines += _said("", backup_sentence(money, version))
     if money["odd_amounts"]:
         lines += _said("", f"{money['odd_amounts']} amounts are no whole numbers and not in a sum")
+    if money["quarantined"]:
+        text = f"{money['quarantined']} records were left behind; `posagent quarantine` lists them"
+        lines += _said("", text)
     if money["unreadable"]:
         text = f"{money['unreadable']} records cannot be read; `posagent validate` names them"
         lines += _said("", text)

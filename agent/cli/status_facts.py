@@ -15,6 +15,7 @@ from agent.edges.flash import read_file
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.codec import decode
 from agent.ground.errors import AgentError, MigrationsRejected, sentence_for
+from agent.verbs import rows
 from agent.verbs.switch import read_seal
 from agent.worker.start import missing
 
@@ -127,12 +128,21 @@ class Facts:
             self.why_not_start = doing["held"]
         elif self.files is None:
             self.why_not_start = "which schema the application reads is not known"
-        elif not self.files.contracts.application_reads(doing["version"]):
+        elif not self.files.contracts.application_reads(doing["version"], self._min_reader()):
             low, high = self.files.contracts.app_reads
             self.why_not_start = (
                 f"pos.db has schema {doing['version']} and the application reads {low} to {high}"
             )
         self.may_start = not self.why_not_start
+
+    def _min_reader(self) -> int | None:
+        """What newer data says of who reads it; not asked of any other."""
+        if not self.doing["too_new"]:
+            return None
+        try:
+            return quiet.quietly(self.places.pos, rows.read_min_reader)
+        except AgentError:
+            return None
 
 
 def last_words(places: Places) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import os
 
 from agent.edges import quiet
 from agent.ground.errors import AgentError, BackupCorrupt
-from agent.verbs import backup_folder, backup_reader, restore, survey
+from agent.verbs import backup_folder, backup_reader, restore, rows, survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,10 +33,13 @@ def money_facts(
     if not why:
         assert files is not None
         assert version is not None
-        contract = files.contracts.at(max(min(version, files.head), 0))
+        contracts, judged_at = files.contracts, max(min(version, files.head), 0)
         try:
             return quiet.quietly(
-                places.pos, lambda connection: _counted(connection, config, places, contract)
+                places.pos,
+                lambda connection: _counted(
+                    connection, config, places, rows.contract_at(connection, contracts, judged_at)
+                ),
             )
         except AgentError as error:
             why = error.message
@@ -47,6 +50,7 @@ def money_facts(
         "money": None,
         "odd_amounts": None,
         "unreadable": None,
+        "quarantined": None,
         "backup": newest_backup(places),
         "damaged_backups": [],
     }
@@ -73,6 +77,7 @@ def _counted(
         "money": summary["money"],
         "odd_amounts": sum(found.tally.odd.values()),
         "unreadable": found.odd_count,
+        "quarantined": rows.count_quarantined(connection),
         "backup": covered,
         "damaged_backups": damaged,
     }

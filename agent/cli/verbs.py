@@ -24,7 +24,7 @@ def run(command: Command) -> int:
         output.write(help_text(verb))
         return 0 if command.options.get("--help") else 64
     config = load_config(command.root, command.config)
-    if verb in ("migrate", "commit", "backup", "restore"):
+    if verb in ("migrate", "rollback", "commit", "backup", "restore", "prune"):
         from agent.cli import runs
 
         return int(getattr(runs, verb)(command, config))
@@ -32,6 +32,10 @@ def run(command: Command) -> int:
         from agent.cli import backups
 
         return int(getattr(backups, verb)(command, config))
+    if verb == "quarantine":
+        from agent.cli.quarantine import quarantine
+
+        return quarantine(command, config)
     if verb == "status":
         from agent.cli.status import status
 

@@ -28,16 +28,18 @@ class Chronicle:
         self.places = places
         self.diary = Diary(os.path.join(places.state, "agent.db"))
         self.boot_id = holders.boot_id()
+        # The runs of this call; a switch told on the way may be that of an earlier one.
+        self.own_runs: set[str] = set()
         # What the worker told of a switch reached during this call, or None.
         self.switched: dict[str, Any] | None = None
         # What went wrong after the switch, where it is too late to fail.
         self.warning: dict[str, Any] | None = None
 
-    def spent(self, plan: str) -> str:
+    def spent(self, plan: str, without_progress_max: int) -> str:
         """Why the plan is to be given up, or "" while another attempt is due."""
         return decide.attempts_spent(
             self.diary.attempts(plan, self.boot_id),
-            limits.ATTEMPTS_WITHOUT_PROGRESS_MAX,
+            without_progress_max,
             limits.ATTEMPTS_TOTAL_MAX,
         )
 
@@ -85,14 +87,19 @@ class Chronicle:
         shared = {
             "run": said["run"],
             "kind": said["kind"],
-            "state": "applied",
+            "state": "rolled_back" if said["kind"] == "rollback" else "applied",
             "from_version": said["from_version"],
             "to_version": said["to_version"],
-            "verdict": "OK",
+            "verdict": said["verdict"],
             "at_ms": said["at_ms"],
             "clock_trusted": int(said["clock_trusted"]),
             "boot_id": self.boot_id,
-            "facts": {"backup": said["backup"], "before": said["before"]},
+            "facts": {
+                "backup": said["backup"],
+                "before": said["before"],
+                "quarantined": said["left"],
+                "despite_unsettled": said["despite_unsettled"],
+            },
         }
         rows = [dict(shared, version=int(name[:4]), name=name[:-3]) for name in said["names"]] or [
             shared
@@ -102,24 +109,33 @@ class Chronicle:
             if not self.diary.knows_run(said["run"]):
                 self.diary.write_history(rows)
             if said["hold"]:
-                self.diary.give_up(said["hold"], "restored on request")
+                self.diary.give_up(said["hold"], "brought back on request")
         except AgentError as error:
             # The switch is done whatever the diary says; the next boot reads it from pos.db.
             self.warning = error.as_json()
         finally:
             self.diary.close()
 
+    def _is_its_end(self, said: dict[str, Any], error: dict[str, Any] | None) -> bool:
+        """Whether what happened besides is no more than a warning to a switch that was reached: to
+        one of this call, or to an earlier one that holds the very plan back."""
+        if error is None or said["run"] in self.own_runs:
+            return True
+        return bool(said["hold"]) and error.get("facts", {}).get("plan") == said["hold"]
+
     def with_switch(self, result: dict[str, Any]) -> dict[str, Any]:
         """The result of a run whose switch was reached, whoever died after it: it is done."""
         said = self.switched
         if self.warning is not None:
             result = dict(result, warning=self.warning)
-        if said is None or (result["verdict"] == "OK" and "run" in result):
+        if said is None or (result["verdict"] in ("OK", "PARTIAL") and "run" in result):
+            return result
+        if not self._is_its_end(said, result.get("error")):
             return result
         done = {name: value for name, value in result.items() if name != "error"}
         return dict(
             done,
-            verdict="OK",
+            verdict=said["verdict"],
             warning=result.get("error", self.warning),
             run=said["run"],
             from_version=said["from_version"],
@@ -129,4 +145,5 @@ class Chronicle:
             records=sum(said["before"]["records"].values()),
             unsettled=sum(said["before"]["unsettled_records"].values()),
             backup=said["backup"],
+            quarantined=said["left"],
         )

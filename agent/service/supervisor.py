@@ -35,20 +35,24 @@ if TYPE_CHECKING:
 
 
 class Supervisor:
-    """One job from lock to verdict. `progress` is told what happens and shows it to somebody."""
+    """One job from lock to verdict. `progress` is told what happens and shows it to somebody.
 
-    def __init__(self, config: Config, progress: Announcer) -> None:
+    `embedded` in another program it leaves the service manager alone: READY is that program's word.
+    """
+
+    def __init__(self, config: Config, progress: Announcer, embedded: bool = False) -> None:
         self.config = config
         self.profile = config.profile
         self.places = places_of(config)
         self.progress = progress
         self.chronicle = Chronicle(self.places)
-        self.notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))
+        self.notifier = Notifier(None if embedded else os.environ.get("NOTIFY_SOCKET"))
         self.watchdog = Watchdog(config.watchdog_device, self.profile.watchdog_timeout_s)
         self.lock: FileLock | None = None
         self.files: MigrationFiles | None = None
         self._flock = -1
         self._gave_up = False
+        self._held = ""  # the plan that waits while a way back is on
 
     def run(self, job: Job) -> dict[str, Any]:
         """Do a job and answer its result: `verdict`, `app_may_start`, and `error` when it failed.
@@ -56,11 +60,25 @@ class Supervisor:
         After a crash of this process at any point, running again is the whole recovery.
         """
         try:
-            return aio.run(self._run(job))
+            return aio.run(self.work(job))
         finally:
             aio.shutdown()
 
-    async def _run(self, job: Job) -> dict[str, Any]:
+    async def work(self, job: Job) -> dict[str, Any]:
+        """The same for a program that runs on `agent.aio` itself; its other tasks go on meanwhile.
+
+        Cancelled, the worker is killed at once, which is a cut like any other.
+        """
+        try:
+            result = await self._result_of(job)
+            self._leave_old_file(job, result)
+            self._conclude(job, result)
+        except BaseException:
+            self._abandon(job)
+            raise
+        return result
+
+    async def _result_of(self, job: Job) -> dict[str, Any]:
         result: dict[str, Any]
         try:
             self._take_flock()
@@ -70,6 +88,7 @@ class Supervisor:
 
                 raise missing(self.places)
             await self._lock_pos_db()
+            self._hold_forward(job)
             result = await self._attempts(job)
         except AgentError as error:
             result = self.chronicle.with_switch(failed(error))
@@ -77,12 +96,58 @@ class Supervisor:
             result = self.chronicle.with_switch(
                 failed(flash.refused(error, "the supervisor was at work"))
             )
-        finally:
-            if self.lock is not None:
-                self.lock.close()
-        self._leave_old_file(job, result)
-        self._conclude(job, result)
+        self._release_forward(result)
+        if self.lock is not None:
+            self.lock.close()
         return result
+
+    def _hold_forward(self, job: Job) -> None:
+        """While a way back is on, what is pending forward must wait: the boot after a cut would
+        otherwise do it in the place of what a person asked for."""
+        plan = self._forward_plan() if job.kind == "rollback" else ""
+        if plan and plan not in self.chronicle.given_up():
+            self.chronicle.diary.give_up(
+                plan, "a rollback was asked for and did not come to its end"
+            )
+            self._held = plan
+
+    def _release_forward(self, result: dict[str, Any]) -> None:
+        """The way back has ended, this way or that, and somebody was told."""
+        if self._held:
+            try:
+                self.chronicle.diary.take_back(self._held)
+            except AgentError as error:
+                result.setdefault("warning", error.as_json())
+
+    def _abandon(self, job: Job) -> None:
+        """Cancelled or interrupted: the next run looks at what the killed worker left.
+
+        Nothing may be kept that would refuse that run; but a file that was replaced stays locked
+        while others have it open, whoever goes away.
+        """
+        if self.lock is not None:
+            if self._is_replaced(self.lock):
+                job.old_lock = job.old_lock or self.lock
+            else:
+                self.lock.close()
+        self._leave_old_file(job, {})
+        self.chronicle.diary.close()
+        self._let_go()
+
+    def _is_replaced(self, lock: FileLock) -> bool:
+        try:
+            found = os.stat(self.places.pos)
+        except OSError:
+            return False
+        return lock.fd >= 0 and lock.inode != (found.st_dev, found.st_ino)
+
+    def _let_go(self) -> None:
+        """The watchdog is disarmed, and the next agent may begin."""
+        self.watchdog.close()
+        self.notifier.close()
+        if self._flock >= 0:
+            os.close(self._flock)
+            self._flock = -1
 
     # Before the fork
 
@@ -155,7 +220,7 @@ class Supervisor:
     def _leave_old_file(self, job: Job, result: dict[str, Any]) -> None:
         """Give up the old file's lock, or leave a child behind with it while others use it."""
         lock = job.old_lock
-        if lock is None:
+        if lock is None or lock.fd < 0:
             return
         if not result.get("late_holders") and late_holders(lock):
 
@@ -195,9 +260,10 @@ class Supervisor:
             await self._lock_new_file(job)
             job.known_runs = self.chronicle.diary.runs()
             job.run = self._new_run()
+            self.chronicle.own_runs.add(job.run)
             attempt = 0
             if plan and plan not in job.given_up:
-                why = self.chronicle.spent(plan)
+                why = self.chronicle.spent(plan, job.retry_attempts)
                 if why:
                     return self._give_up(plan, why)
                 attempt = self.chronicle.diary.begin_attempt(plan, self.chronicle.boot_id)
@@ -214,12 +280,14 @@ class Supervisor:
                     return failed(death)
                 return self.chronicle.with_switch(watch.result)
             if watch.error is not None:
-                if attempt and watch.ended == "failed" and self.chronicle.spent(plan):
-                    self._give_up(plan, self.chronicle.spent(plan))
+                if attempt and watch.ended == "failed":
+                    why = self.chronicle.spent(plan, job.retry_attempts)
+                    if why:
+                        self._give_up(plan, why)
                 return self.chronicle.with_switch(failed(watch.error))
             if not attempt:
                 deaths += 1
-                if deaths >= limits.ATTEMPTS_WITHOUT_PROGRESS_MAX:
+                if deaths >= job.retry_attempts:
                     return self.chronicle.with_switch(failed(watch.death()))
                 if job.kind != "migrate":
                     # What a person asked for is not begun again unasked; but whether the switch
@@ -229,8 +297,9 @@ class Supervisor:
 
     def _pending_plan(self, job: Job) -> str:
         """The digest of the plan that a migration would run, from headers and names alone."""
-        if job.kind != "migrate":
-            return ""
+        return self._forward_plan() if job.kind == "migrate" else ""
+
+    def _forward_plan(self) -> str:
         header = database.read_header(self.places.pos)
         try:
             self.files = MigrationFiles(self.config.migrations_dir)
@@ -272,6 +341,7 @@ class Supervisor:
             await watch.until_end()
         except BaseException:
             child.kill()
+            child.reap()  # until it is gone it holds its locks
             raise
         finally:
             child.close()
@@ -293,13 +363,9 @@ class Supervisor:
         result["app_may_start"] = may
         if why:
             result["app_must_not_start_because"] = why
-        try:
-            result["diary_set_aside"] = self.chronicle.diary.set_aside
-            self.chronicle.diary.close()
-        finally:
-            self.watchdog.close()
+        result["diary_set_aside"] = self.chronicle.diary.set_aside
+        self.chronicle.diary.close()
+        self.watchdog.close()
         self.progress.end(result)
         self.notifier.send("READY=1\nSTATUS=" + result["verdict"])
-        self.notifier.close()
-        if self._flock >= 0:
-            os.close(self._flock)
+        self._let_go()

@@ -26,7 +26,7 @@ def failed(error: AgentError) -> dict[str, Any]:
     verdict = "HELD" if error.code == "HELD" else "REFUSED"
     if error.code in ("VALIDATION_ERROR", "TIMEOUT", "INTERNAL", "FAILED", "BACKUP_CORRUPT"):
         verdict = "ROLLED_BACK"
-    if error.facts.get("cause") == "GIVEN_UP":
+    if error.facts.get("cause") in ("GIVEN_UP", "NO_WAY_BACK"):
         verdict = "HELD"
     return {"verdict": verdict, "error": error.as_json()}
 
@@ -68,7 +68,8 @@ def may_start(
         contracts = read_contracts(migrations_dir)
     except AgentError as failure:
         return False, f"which schema the application reads is not known: {failure.message}"
-    if not contracts.application_reads(header.user_version):
+    min_reader = (error.get("facts") or {}).get("min_reader")
+    if not contracts.application_reads(header.user_version, min_reader):
         low, high = contracts.app_reads
         return False, (
             f"pos.db has schema {header.user_version} and the application reads {low} to {high}"

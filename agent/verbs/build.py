@@ -14,7 +14,7 @@ from agent.edges.database import SqliteError, refused_by_sqlite
 from agent.ground.digest import sha256
 from agent.ground.errors import AgentError, StorageFull
 from agent.ground.limits import BYTES_PER_MARK, CHUNK_BYTES
-from agent.verbs import rows
+from agent.verbs import applied, rows
 from agent.verbs.quota import copy_ownership
 
 TYPE_CHECKING = False
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
     from typing import Callable
 
+    from agent.core.plan import Plan
     from agent.verbs.backup import BackupWriter
 
 
@@ -104,38 +105,40 @@ def start_run(connection: Connection, row: RunRow) -> None:
             "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
         ).fetchall()
         database.begin(connection)
+        # First of all: one on our own table would be set off by our own rows.
+        for name, _ in triggers:
+            connection.execute(f"DROP TRIGGER {database.quoted(name)}")
         rows.make_table(connection)
         for kind in ("run", "trigger"):
             rows.remove(connection, kind)
+        if row.kind == "migrate":
+            rows.forget_above(connection, row.from_version)  # of a version that somebody took back
         rows.write_run(connection, row)
-        for number, (name, sql) in enumerate(triggers):
+        for number, (_, sql) in enumerate(triggers):
             rows.write(connection, "trigger", f"{number:06d}", sql)
-            connection.execute(f"DROP TRIGGER {database.quoted(name)}")
         database.commit(connection)
     except SqliteError as error:
         raise refused_by_sqlite(error, "writing the run row") from error
 
 
-def end_run(
-    connection: Connection, places: Places, row: RunRow, checksums: list[str] | None
-) -> None:
+def end_run(connection: Connection, places: Places, row: RunRow, plan: Plan | None) -> None:
     """The successor's last commit - triggers word for word, version, sealed row - and its close.
 
     One transaction: a successor that says "sealed" has everything. Afterwards it is one plain file
-    on flash without anything beside it.
+    on flash without anything beside it. Without a plan a file keeps what it says was applied.
     """
     try:
         database.begin(connection)
-        for sql in rows.values(connection, "trigger"):
-            connection.execute(sql)
+        triggers = rows.values(connection, "trigger")
         rows.remove(connection, "trigger")
-        if checksums is not None:  # a restored file keeps what it says was applied
-            rows.remove(connection, "applied")
-            for version, checksum in enumerate(checksums, 1):
-                rows.write(connection, "applied", f"{version:04d}", checksum)
+        if plan is not None:
+            applied.note_plan(connection, row, plan)
         connection.execute(f"PRAGMA user_version = {row.to_version:d}")
         row.state = "sealed"
+        row.left = rows.count(connection, "quarantine")
         rows.write_run(connection, row)
+        for sql in triggers:  # last of all, for the same reason
+            connection.execute(sql)
         database.commit(connection)
     except SqliteError as error:
         raise refused_by_sqlite(error, "closing the new file") from error

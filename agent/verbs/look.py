@@ -26,10 +26,22 @@ if TYPE_CHECKING:
 class Looked:
     """The facts for the table, and what they were made from."""
 
-    __slots__ = ("facts", "header", "next_row", "plan", "row", "seal", "source")
+    __slots__ = (
+        "edited",
+        "facts",
+        "header",
+        "min_reader",
+        "next_row",
+        "plan",
+        "row",
+        "seal",
+        "source",
+    )
 
     facts: OnFlash
     header: Header
+    edited: list[str]  # migration files that are not what pos.db says was applied
+    min_reader: int | None  # the lowest version of an application that reads the file
     row: RunRow | None
     next_row: RunRow | None
     seal: Seal | None
@@ -65,7 +77,7 @@ def look(
             cause="VERSION",
         )
     looked.seal = switch.read_seal(places)
-    looked.row = run_row_of(places.pos)
+    _take_own_rows(looked, places.pos, files)
     version = header.user_version
     looked.plan = files.digest(version) if version <= files.head else ""
     looked.next_row = None
@@ -75,6 +87,7 @@ def look(
     row, seal = looked.row, looked.seal
     facts.sealed_here = row is not None and row.state == "sealed" and row.to_version == version
     facts.in_history = row is None or row.run in known_runs
+    facts.went_back = _went_back(places, looked, known_runs, mark)
     facts.prev = _prev(places, looked, mark)
     facts.wal_owed = _owes_wal(places, looked)
     facts.next = _next(places, looked, profile, mark)
@@ -86,6 +99,19 @@ def look(
     return looked
 
 
+def _take_own_rows(looked: Looked, path: str, files: MigrationFiles) -> None:
+    """What our own table says. Raises SchemaTooNew for rows of a newer agent, which this one might
+    misread."""
+    connection = database.open_source(path, 65536)
+    try:
+        rows.check_format(connection)
+        looked.row = rows.read_run(connection)
+        looked.edited = files.edited(rows.read_applied(connection))
+        looked.min_reader = rows.read_min_reader(connection)
+    finally:
+        connection.close()
+
+
 def run_row_of(path: str) -> RunRow | None:
     """The run row inside a recovered file, or None."""
     connection = database.open_source(path, 65536)
@@ -93,6 +119,14 @@ def run_row_of(path: str) -> RunRow | None:
         return rows.read_run(connection)
     finally:
         connection.close()
+
+
+def _went_back(places: Places, looked: Looked, known_runs: set[str], mark: Mark) -> bool:
+    """Whether a switch back was cut behind its rename: only the seal knows of it."""
+    back = looked.seal.back if looked.seal is not None else None
+    if back is None or back["run"] in known_runs or back["to_version"] != looked.facts.version:
+        return False
+    return looked.identity(places, mark) == (back["size"], back["sha256"])
 
 
 def _prev(places: Places, looked: Looked, mark: Mark) -> str:

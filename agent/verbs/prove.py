@@ -1,34 +1,38 @@
 """The proof: the successor against the original, both read from flash, before anything is switched.
 
-Not "looks right" but: every unsettled record is what the plan's plain reading makes of the old one,
-wherever the plan puts it; counts and sums have not moved; nothing outside the plan differs.
+Not "looks right" but: every unsettled record is what the plan's plain reading makes of the old one
+(verbs/replay); counts and sums have not moved; nothing outside the plan differs.
 """
 
 from __future__ import annotations
 
-from agent.core.plan import Plan, replay
-from agent.core.steps import shown, undeclared_change
-from agent.core.stores import Contract
+from agent.core.left_behind import judged
+from agent.core.plan import Plan
+from agent.core.stores import Contract, Contracts
 from agent.core.tally import Tally, difference
 from agent.core.terminal import TABLE
 from agent.edges.database import (
     SqliteError,
     has_rowid,
+    has_store,
+    lenient_text,
     quoted,
     refused_by_sqlite,
     rows_differ,
     schema_of,
 )
-from agent.ground.codec import decode, encode, same_value
+from agent.ground.codec import decode
 from agent.ground.errors import ValidationError
-from agent.verbs.survey import ROWS_PER_MARK, rows_of
+from agent.verbs import rows, schema
+from agent.verbs.replay import Replay
+from agent.verbs.survey import ROWS_PER_MARK, read_with_care, rows_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sqlite3 import Connection
     from typing import Any, Callable
 
-    from agent.core.migration import Context
+    from agent.verbs.schema import Schema
 
 # PRAGMAs that a copy must not change; the application chose them.
 KEPT_PRAGMAS = ("application_id", "encoding", "page_size", "auto_vacuum")
@@ -44,16 +48,18 @@ class Proof:
         self.new = new
         self.mark = mark
 
-    def same_frame(self, plan_stores: set[str]) -> None:
-        """Schema, settings and every table outside the plan are as they were."""
+    def same_frame(self, plan_stores: set[str], planned: Schema | None = None) -> None:
+        """Settings and every table outside the plan are as they were, and so is the schema but for
+        what the plan's statements make of it, which is `planned`."""
         old, new = schema_of(self.old), schema_of(self.new)
-        for schema in (old, new):
-            schema.pop(("table", TABLE), None)
-        if old != new:
+        expected = dict(old if planned is None else planned)
+        for found in (expected, new):
+            found.pop(("table", TABLE), None)
+        if expected != new:
             changed = sorted(
                 name
-                for kind, name in old.keys() | new.keys()
-                if old.get((kind, name)) != new.get((kind, name))
+                for kind, name in expected.keys() | new.keys()
+                if expected.get((kind, name)) != new.get((kind, name))
             )
             raise ValidationError(f"the schema would change: {', '.join(changed)}")
         for pragma in KEPT_PRAGMAS:
@@ -62,13 +68,22 @@ class Proof:
             )
             if was != is_now:
                 raise ValidationError(f"{pragma} would change from {was} to {is_now}")
-        for kind, name in sorted(old):
-            if kind == "table" and name not in plan_stores and not _of_sqlite(name):
-                self._same_table(name)
+        for place in sorted(old):
+            kind, name = place
+            if kind != "table" or name in plan_stores or _of_sqlite(name):
+                continue
+            if place in new:  # one that is not was dropped by a statement of the plan
+                self._same_table(name, old[place] == new[place])
+        for kind, name in sorted(new.keys() - old.keys()):
+            if kind != "table" or _of_sqlite(name):
+                continue
+            if self.new.execute(f"SELECT 1 FROM {quoted(name)} LIMIT 1").fetchone():
+                raise ValidationError(f"table {name}, which is new, would hold rows")
 
-    def _same_table(self, name: str) -> None:
+    def _same_table(self, name: str, same_columns: bool) -> None:
         order = "rowid" if has_rowid(self.old, name) else _primary_key(self.old, name)
-        columns = "rowid, *" if order == "rowid" else "*"
+        names = "*" if same_columns else _columns(self.old, name)
+        columns = f"rowid, {names}" if order == "rowid" else names
         select = f"SELECT {columns} FROM {quoted(name)} ORDER BY {order}"
         usual = self.old.text_factory
         # As bytes, text need not be UTF-8; and of another type than a BLOB, text stays text.
@@ -100,84 +115,69 @@ class Proof:
         if is_now > was:
             raise ValidationError(f"{is_now - was} rows would break a foreign key")
 
-    def replayed(
+    def tally(
         self,
-        plan: Plan,
         contract: Contract,
+        touched: set[str],
         before: dict[str, Any],
-        contexts: dict[int, Context],
-        moved: set[int],
-    ) -> int:
-        """Every unsettled record, chosen in the old file, has exactly its planned form in the new
-        one. Answers how many there were; stores outside the plan are equal row by row already."""
-        proven = 0
-        touched = plan.stores()
-        for name, store in contract.stores.items():
-            if not store.rules:
-                continue
-            if name not in touched:
-                proven += before["unsettled_records"][name]
-                continue
-            for number, (key, text) in enumerate(rows_of(self.old, name)):
-                if number % ROWS_PER_MARK == 0:
-                    self.mark(name, number)
-                if not store.may_be_unsettled(key, text):
-                    continue
-                record = decode(text)
-                if store.unsettled_rule(key, record) is None:
-                    continue
-                self._replayed_one(plan, name, key, text, record, contexts, moved)
-                proven += 1
-        return proven
-
-    def _replayed_one(
-        self,
-        plan: Plan,
-        name: str,
-        key: str,
-        text: str,
-        record: Any,
-        contexts: dict[int, Context],
-        moved: set[int],
-    ) -> None:
-        new_store, new_key, changed, fields = replay(plan, name, key, record, contexts, moved)
-        expected = encode(record) if changed else text
-        row = self.new.execute(
-            f"SELECT value FROM {quoted(new_store)} WHERE key = ?", (new_key,)
-        ).fetchone()
-        if row is None:
-            raise ValidationError(f"unsettled record {name}/{shown(key)} would be lost")
-        # Another way of running the same steps may write the same value in other bytes.
-        if row[0] != expected and (
-            type(row[0]) is not str or not same_value(decode(row[0]), decode(expected))
-        ):
-            raise ValidationError(
-                f"unsettled record {name}/{shown(key)} is not what the plan makes of it"
-            )
-        outside = undeclared_change(decode(text), decode(row[0]), fields) if changed else None
-        if outside is not None:
-            raise ValidationError(
-                f"unsettled record {name}/{shown(key)} would change in {'.'.join(outside)}, "
-                "which no step declares"
-            )
-
-    def tally(self, contract: Contract, touched: set[str], before: dict[str, Any]) -> Tally:
-        """Counts and sums of the new file, read record by record where the plan may write."""
+        strict: set[str],
+        limits: tuple[int, int],
+    ) -> Tally:
+        """Counts and sums of the new file, read record by record where the plan may write. Outside
+        the stores of `strict`, and where records are left behind, they are read with care."""
         tally = Tally()
         for name, store in contract.stores.items():
             tally.start(name)
             if name not in touched:
-                tally.take(name, before)
+                # What was no store before was not counted; its rows were compared as a table's.
+                if name in before["records"]:
+                    tally.take(name, before)
                 continue
-            for number, (key, text) in enumerate(rows_of(self.new, name)):
-                tally.add(store, key, decode(text))
-                if number % ROWS_PER_MARK == 0:
-                    self.mark(name, number)
+            mixed = contract.has_left(name) or name not in strict
+            with lenient_text(self.new) if mixed else _as_it_is():
+                for number, (key, text) in enumerate(rows_of(self.new, name)):
+                    if number % ROWS_PER_MARK == 0:
+                        self.mark(name, number)
+                    if not mixed:
+                        tally.add(store, key, decode(text))
+                        continue
+                    record, reason = read_with_care(key, text, limits)
+                    if reason:
+                        tally.add_unreadable(store)
+                    else:
+                        tally.add(contract.rules_of(store, key, text), key, record)
+        for name in before["records"].keys() - contract.stores.keys() - touched:
+            tally.start(name)
+            tally.take(name, before)
         return tally
+
+    def no_store_dropped(self, contract: Contract) -> None:
+        """No table that was a store and holds records is gone."""
+        for name in contract.stores:
+            if (
+                not has_store(self.new, name)
+                and self.old.execute(f"SELECT 1 FROM {quoted(name)} LIMIT 1").fetchone()
+            ):
+                raise ValidationError(f"the store {name}, which holds records, would be dropped")
+
+
+class _as_it_is:
+    """Stands where nothing is to be entered and left."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *_: object) -> None:
+        return
 
 
 def _of_sqlite(name: str) -> bool:
     return name == TABLE or name.startswith("sqlite_")
+
+
+def _columns(connection: Connection, table: str) -> str:
+    info = connection.execute(f"PRAGMA table_info({quoted(table)})").fetchall()
+    return ", ".join(quoted(row[1]) for row in info)
 
 
 def _primary_key(connection: Connection, table: str) -> str:
@@ -190,20 +190,28 @@ def prove_migration(
     new: Connection,
     plan: Plan,
     before: dict[str, Any],
-    contracts_at: tuple[Contract, Contract],
-    contexts: dict[int, Context],
+    contracts: Contracts,
     moved: set[int],
+    limits: tuple[int, int],
     mark: Callable[[str, int], None],
+    may_leave_unsettled: bool = False,
 ) -> int:
-    """All of the above for one migration. Answers the number of unsettled records proven.
+    """All of the above for one bound plan, up or down. Answers the number of unsettled records
+    proven.
 
     Raises ValidationError with the first thing that is not as it must be.
     """
     proof = Proof(old, new, mark)
     try:
-        proof.same_frame(plan.stores())
-        proven = proof.replayed(plan, contracts_at[0], before, contexts, moved)
-        after = proof.tally(contracts_at[1], plan.stores(), before).as_json()
+        was = rows.contract_at(old, contracts, plan.from_version)
+        is_now = rows.contract_at(new, contracts, plan.to_version)
+        proof.same_frame(plan.stores(), schema.rehearse(old, plan))
+        proof.no_store_dropped(was)
+        strict = judged(plan, contracts, may_leave_unsettled)
+        replay = Replay(proof, plan, was, moved, limits, may_leave_unsettled, strict)
+        proven = replay.all(before)
+        replay.listing()
+        after = proof.tally(is_now, plan.stores(), before, strict, limits).as_json()
         differs = difference(before, after, plan.store_groups())
         if differs:
             raise ValidationError(f"the money would move: {differs}")

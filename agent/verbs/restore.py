@@ -6,25 +6,25 @@ import os
 
 from agent.core.steps import field
 from agent.core.stores import Contract
-from agent.core.tally import difference, is_tally, settled_sales
+from agent.core.tally import difference, is_tally
 from agent.edges import database
 from agent.edges.database import SqliteError, begin, commit, refused_by_sqlite
 from agent.ground.codec import decode, encode
 from agent.ground.errors import BackupCorrupt, UsageError, ValidationError
 from agent.ground.words import nearest
 from agent.verbs import backup_folder, backup_reader
+from agent.verbs.survey import ROWS_PER_MARK, is_reading, records_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from sqlite3 import Connection
-    from typing import Any
+    from typing import Any, Callable
 
     from agent.verbs.backup_reader import BackupInfo
     from agent.verbs.survey import Survey
 
 LOSSES = ("newer", "changed", "gone")  # of unsettled records, by their digests
-COUNTER_MAX = 1 << 63
 CONSENTS = (*LOSSES, "settled")
 
 
@@ -42,6 +42,11 @@ def summary_of(info: BackupInfo) -> dict[str, Any]:
         "clock_trusted": header["clock_trusted"],
         "unsettled": header["unsettled"],
     }
+
+
+def reference_of(info: BackupInfo) -> dict[str, Any]:
+    """By what a run row knows its backup."""
+    return {"name": os.path.basename(info.path), "sha256": info.sha256}
 
 
 def find_backup(folder: str, wanted: str) -> str:
@@ -99,10 +104,59 @@ def parse_discard(text: str) -> dict[str, int] | str:
     return counts
 
 
-def settled_since(now: dict[str, Any], kept: dict[str, Any]) -> int:
-    """How many more settled sales pos.db holds than the backup, by their tallies: sales made and
-    settled since, and those that were settled since. A restore would forget that they are."""
-    return max(settled_sales(now) - settled_sales(kept), 0)
+def forgotten(
+    current: Connection,
+    image: Connection,
+    contract: Contract,
+    kept: Contract,
+    limits: tuple[int, int],
+    mark: Callable[[str, int], None],
+) -> int:
+    """How many settled sales of pos.db have no record in a backup's image, by store and key: a
+    restore would forget them. `kept` are the rules at the image's schema.
+
+    Each is looked up. A difference of two counts would let a sale that was deleted or pruned since
+    make up for one that was made. One record is in memory at a time.
+    """
+    count = done = 0
+    for name, store in contract.stores.items():
+        if not store.amount and not contract.has_left(name):
+            continue
+        is_kept = _finder(image, name) if name in kept.stores else None
+        for key, value, record, reason in records_of(current, name, False, limits):
+            done += 1
+            if done % ROWS_PER_MARK == 0:
+                mark(name, done)
+            if reason:
+                # Where records may be unsettled it was counted as one of these.
+                is_sale = bool(store.amount) and not store.rules and type(key) is str
+            else:
+                rules = contract.rules_of(store, key, value)
+                settled = rules.unsettled_rule(key, record) is None
+                is_sale = settled and bool(rules.sales(record, None))
+            if is_sale and (is_kept is None or not is_kept(key)):
+                count += 1
+    return count
+
+
+def _finder(image: Connection, store: str) -> Callable[[str], bool]:
+    """How to tell whether a record of exactly this key is in a store of the image.
+
+    The first comparison finds it by the primary key, whatever rules of order the column has; the
+    second is by bytes, also for a text that is not UTF-8.
+    """
+    text = "CAST(? AS TEXT)"
+    sql = f"SELECT 1 FROM {database.quoted(store)} WHERE key = {text} "
+    sql += f"AND key = {text} COLLATE BINARY"
+
+    def is_there(key: str) -> bool:
+        name = key.encode("utf-8", "surrogateescape")
+        try:
+            return image.execute(sql, (name, name)).fetchone() is not None
+        except SqliteError as error:
+            raise refused_by_sqlite(error, "looking for a sale in the backup") from error
+
+    return is_there
 
 
 def check_figures(info: BackupInfo, contract: Contract) -> None:
@@ -110,9 +164,7 @@ def check_figures(info: BackupInfo, contract: Contract) -> None:
     counters = info.header.get("counters", {})
     if not is_tally(info.header["tally"], contract.stores):
         raise BackupCorrupt("the backup's header does not count the stores")
-    if type(counters) is not dict or not all(
-        type(value) is int and 0 <= value < COUNTER_MAX for value in counters.values()
-    ):
+    if type(counters) is not dict or not all(is_reading(value) for value in counters.values()):
         raise BackupCorrupt("the backup's header holds impossible counters")
 
 

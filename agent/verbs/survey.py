@@ -6,13 +6,13 @@ cannot be read for sure is never guessed at. Memory stays bounded whatever the f
 
 from __future__ import annotations
 
+from agent.core.left_behind import record_digest
 from agent.core.steps import field, field_reader, shown
 from agent.core.stores import Contract, Counter
 from agent.core.tally import Tally
 from agent.core.terminal import TABLE
-from agent.edges.database import SqliteError, has_rowid, quoted, refused_by_sqlite
+from agent.edges.database import SqliteError, has_rowid, lenient_text, quoted, refused_by_sqlite
 from agent.ground.codec import decode
-from agent.ground.digest import sha256
 from agent.ground.errors import NeedsTechnician, ValidationError
 from agent.ground.limits import TIME_MS_MAX, UNSETTLED_DIGESTS_MAX
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 ROWS_PER_MARK = 2000
 ODD_RECORDS_MAX = 20
+# No counter gets this far by counting: the record that says so is spoilt. A reading from here on,
+# or below zero, is none, in a survey as in the header of a backup that is to be restored.
+COUNTER_MAX = 10**30
 
 
 class Survey:
@@ -61,12 +64,12 @@ class Survey:
                 self.digests = None
 
     def watch(self, counter: Counter, value: Any) -> None:
-        """Take one reading of a counter; only whole numbers count.
+        """Take one reading of a counter; what is none is passed over.
 
         Numbers used by a counter that wraps have no highest among themselves. Each is measured
         from the counter's own record, and the one furthest ahead of that counts.
         """
-        if type(value) is not int:
+        if not is_reading(value):
             return
         name = counter.name
         start = self._own.get(name)
@@ -77,17 +80,9 @@ class Survey:
             self.counters[name] = value
 
 
-def unsettled_digest(store: str, key: Any, value: Any) -> bytes:
-    """32 bytes that name an unsettled record (first half) and its value (second half)."""
-    name = sha256(store.encode() + b"\0" + _bytes_of(key)).digest()
-    return bytes(name[:16] + sha256(_bytes_of(value)).digest()[:16])
-
-
-def _bytes_of(value: Any) -> bytes:
-    """What flash holds of a text or BLOB; for what should be neither, its type and value."""
-    if type(value) is str:
-        return value.encode("utf-8", "surrogateescape")
-    return value if type(value) is bytes else f"\0{type(value).__name__} {value!r}".encode()
+def is_reading(value: Any) -> bool:
+    """Whether a value can be a counter's number."""
+    return type(value) is int and 0 <= value < COUNTER_MAX
 
 
 def check_stores(connection: Connection, contract: Contract) -> None:
@@ -159,11 +154,6 @@ def rows_of(connection: Connection, store: str) -> Iterator[tuple[Any, Any]]:
         raise refused_by_sqlite(error, f"reading {store}") from error
 
 
-def _any_text(data: bytes) -> str:
-    """Text as SQLite holds it, bytes that are no UTF-8 kept apart as lone surrogates."""
-    return data.decode("utf-8", "surrogateescape")
-
-
 def records_of(
     connection: Connection, store: str, strict: bool, limits: tuple[int, int]
 ) -> Iterator[tuple[Any, Any, Any, str]]:
@@ -172,32 +162,46 @@ def records_of(
     `limits` are the largest record in bytes and its deepest nesting. With `strict` the first
     record that cannot be read raises ValidationError; without, it comes with its reason.
     """
-    bytes_max, depth_max = limits
+    lenient = lenient_text(connection)
     if not strict:
-        connection.text_factory = _any_text
+        lenient.__enter__()
     try:
         for key, value in rows_of(connection, store):
-            reason = why_unreadable(key, value, bytes_max)
-            record = None
-            if not reason:
-                try:
-                    record = decode(value, depth_max)
-                    if not strict:
-                        value.encode()
-                except ValueError as error:
-                    reason = "it is text that is not UTF-8"
-                    if not isinstance(error, UnicodeEncodeError):
-                        reason = str(error)
+            record, reason = read_with_care(key, value, limits, not strict)
             if reason and strict:
-                raise ValidationError(
-                    f"{store}/{shown(key)} cannot be migrated: {reason}; correct or settle it, "
-                    "then start again",
-                    store=store,
-                    key=shown(key),
-                )
+                raise cannot_be_read(store, key, reason)
             yield key, value, record, reason
     finally:
-        connection.text_factory = str
+        lenient.__exit__()
+
+
+def cannot_be_read(store: str, key: Any, reason: str) -> ValidationError:
+    """The error for a record that nobody can read for sure."""
+    return ValidationError(
+        f"{store}/{shown(key)} cannot be migrated: {reason}; correct or settle it, "
+        "then start again",
+        store=store,
+        key=shown(key),
+    )
+
+
+def read_with_care(
+    key: Any, value: Any, limits: tuple[int, int], lenient: bool = True
+) -> tuple[Any, str]:
+    """(the decoded record, "") or (None, why nobody can read it for sure). `lenient` tells that the
+    texts may hold bytes that are no UTF-8, as `lenient_text` reads them."""
+    reason = why_unreadable(key, value, limits[0])
+    if reason:
+        return None, reason
+    try:
+        if lenient:
+            key.encode()
+            value.encode()
+        return decode(value, limits[1]), ""
+    except UnicodeEncodeError:
+        return None, "it is text that is not UTF-8"
+    except ValueError as error:
+        return None, str(error)
 
 
 def why_unreadable(key: Any, value: Any, record_bytes_max: int) -> str:
@@ -229,9 +233,9 @@ def survey(
 ) -> Survey:
     """Walk every store once. `mark(store, records so far)` is called as it goes.
 
-    A record that cannot be read stops the walk with ValidationError in the stores of `judged`.
-    Elsewhere it is counted in `odd`, and as unsettled where the store holds unsettled records at
-    all: what cannot be read must not be lost.
+    A record that cannot be read stops the walk with ValidationError in the stores of `judged`,
+    unless it was left behind before. Elsewhere it is counted in `odd`, and as unsettled where the
+    store holds unsettled records at all: what cannot be read must not be lost.
     """
     found = Survey()
     for counter in contract.counters:
@@ -243,22 +247,30 @@ def survey(
         found.tally.start(name)
         times = [field_reader(path) for path in store.timestamps]
         counters = _counters_in(contract, name)
+        mixed = contract.has_left(name)
         size = 0
-        for key, value, record, reason in records_of(connection, name, name in judged, limits):
+        strict = name in judged
+        rows = records_of(connection, name, strict and not mixed, limits)
+        for key, value, record, reason in rows:
             done += 1
             if done % ROWS_PER_MARK == 0:
                 mark(name, done)
             if reason:
+                known = mixed and contract.is_left(name, key, value)
+                if strict and not known:
+                    raise cannot_be_read(name, key, reason)
                 found.tally.add_unreadable(store)
-                if len(found.odd) < ODD_RECORDS_MAX:
-                    found.odd.append((name, shown(key), reason))
-                found.odd_count += 1
+                if not known:
+                    if len(found.odd) < ODD_RECORDS_MAX:
+                        found.odd.append((name, shown(key), reason))
+                    found.odd_count += 1
                 if store.rules:
-                    found.add_digest(unsettled_digest(name, key, value))
+                    found.add_digest(record_digest(name, key, value))
                 continue
             size += len(value)
-            if found.tally.add(store, key, record):
-                found.add_digest(unsettled_digest(name, key, value))
+            rules = contract.rules_of(store, key, value) if mixed else store
+            if found.tally.add(rules, key, record):
+                found.add_digest(record_digest(name, key, value))
             for read in times:
                 time = read(record)
                 if type(time) is int and found.newest_ms < time <= TIME_MS_MAX:
@@ -281,7 +293,7 @@ def _own_reading(connection: Connection, counter: Counter) -> int | None:
         value = field(decode(row[0]), counter.field) if row is not None else None
     except (SqliteError, ValueError, TypeError):
         return None
-    return value if type(value) is int else None
+    return value if is_reading(value) else None
 
 
 def _counters_in(
@@ -324,10 +336,12 @@ def unsettled_digests(
         for name, store in contract.stores.items():
             if not store.rules:
                 continue
+            mixed = contract.has_left(name)
             rows = records_of(connection, name, False, limits)
             for number, (key, value, record, reason) in enumerate(rows):
-                if reason or store.unsettled_rule(key, record) is not None:
-                    digest = unsettled_digest(name, key, value)
+                rules = contract.rules_of(store, key, value) if mixed else store
+                if reason or rules.unsettled_rule(key, record) is not None:
+                    digest = record_digest(name, key, value)
                     if low <= digest[:2] and digest < high:
                         part.append(digest)
                 if number % ROWS_PER_MARK == 0:

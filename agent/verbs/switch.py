@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from agent.core.terminal import Places
+from agent.core.terminal import Places, has_counts
 from agent.edges.database import left_to_recover, side_files_of
 from agent.edges.filelock import FileLock, try_lock
 from agent.edges.flash import delete, read_file, replace_file, sync_folder
@@ -27,11 +27,13 @@ class Seal:
 
     `wal` tells that its WAL mode is still to be given back, `given_up` holds the plans that are not
     tried again by themselves. `reported` is False while only the seal tells that a switch may still
-    lack its history row; where `.prev` is kept, that tells it.
+    lack its history row; where `.prev` is kept, that tells it. `back` says of a switch back that
+    was begun which file it puts in place and what history is to say of it; that file has no row.
     """
 
     __slots__ = (
         "attempts",
+        "back",
         "given_up",
         "reported",
         "run",
@@ -49,6 +51,7 @@ class Seal:
         attempts: int,
         given_up: list[str],
         reported: bool,
+        back: dict[str, Any] | None = None,
     ) -> None:
         self.run = run
         self.size = size
@@ -57,6 +60,7 @@ class Seal:
         self.attempts = attempts
         self.given_up = given_up
         self.reported = reported
+        self.back = back
 
 
 def write_seal(places: Places, seal: Seal) -> None:
@@ -70,9 +74,62 @@ def read_seal(places: Places) -> Seal | None:
     """The seal, or None when there is none that can be read; then no .prev is ever used."""
     try:
         given = decode(read_file(places.seal, SEAL_BYTES_MAX).decode())
-        return Seal(**{name: given[name] for name in Seal.__slots__})
-    except (OSError, ValueError, KeyError, TypeError, AgentError):
+        if not _has_types(given, _SEAL_TYPES) or not _are_texts(given["given_up"]):
+            return None
+        back = given.get("back")  # an earlier agent's seal has none
+        if back is not None and not _is_back(back):
+            back = None
+        return Seal(**{name: given[name] for name in _SEAL_TYPES}, back=back)
+    except (OSError, ValueError, AgentError):
         return None
+
+
+# What a seal holds, and what it holds of a switch back: all that history is told, and the file.
+_SEAL_TYPES = {
+    "attempts": int,
+    "given_up": list,
+    "reported": bool,
+    "run": str,
+    "sha256": str,
+    "size": int,
+    "wal": bool,
+}
+_BACK_TYPES = {
+    "at_ms": int,
+    "before": dict,
+    "clock_trusted": bool,
+    "despite_unsettled": bool,
+    "from_version": int,
+    "hold": str,
+    "kind": str,
+    "left": int,
+    "names": list,
+    "plan": str,
+    "run": str,
+    "sha256": str,
+    "size": int,
+    "to_version": int,
+    "verdict": str,
+}
+
+
+def _has_types(given: Any, types: dict[str, type]) -> bool:
+    return type(given) is dict and all(
+        type(given.get(name)) is kind for name, kind in types.items()
+    )
+
+
+def _is_back(given: Any) -> bool:
+    return (
+        _has_types(given, _BACK_TYPES)
+        and has_counts(given["before"])
+        and _are_texts(given["names"])
+        and all(name[:4].isascii() and name[:4].isdigit() for name in given["names"])
+    )
+
+
+def _are_texts(given: list[Any]) -> bool:
+    return all(type(item) is str for item in given)
 
 
 def switch(places: Places, links: bool) -> FileLock:
@@ -94,21 +151,46 @@ def switch(places: Places, links: bool) -> FileLock:
             delete(places.prev)
             os.link(places.pos, places.prev)
             sync_folder(places.folder)
-        os.rename(places.next, places.pos)
-        try:
-            sync_folder(places.folder)
-        except OSError as error:
-            # Which of the two files a next boot finds is not known; sales must not be made in one
-            # that may not be there.
-            raise NeedsTechnician(
-                f"flash did not confirm the switch ({error.strerror}); restart the terminal, which "
-                "goes on with whichever file is there, both are whole",
-                cause="SWITCH_UNCONFIRMED",
-            ) from error
+        _rename(places, places.next)
     except BaseException:
         lock.close()
         raise
     return lock
+
+
+def switch_back(places: Places) -> FileLock:
+    """Put `.prev` back in the place of pos.db, which is given up. Answers the lock on it.
+
+    The caller holds the lock of pos.db, has proven both files and has written the seal. Cut before
+    the rename: pos.db is the newer file and `.prev` is there. Cut after it: the older file, whole,
+    and the seal tells how it came there.
+    """
+    lock = try_lock(places.prev)
+    if lock is None:
+        raise Busy(f"another program has locked {places.prev}")
+    try:
+        left = side_files_of(places.prev) + side_files_of(places.pos)
+        if left:
+            raise AgentError(f"{', '.join(left)} must not be there at the switch")
+        _rename(places, places.prev)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _rename(places: Places, source: str) -> None:
+    os.rename(source, places.pos)
+    try:
+        sync_folder(places.folder)
+    except OSError as error:
+        # Which of the two files a next boot finds is not known; sales must not be made in one
+        # that may not be there.
+        raise NeedsTechnician(
+            f"flash did not confirm the switch ({error.strerror}); restart the terminal, which "
+            "goes on with whichever file is there, both are whole",
+            cause="SWITCH_UNCONFIRMED",
+        ) from error
 
 
 def drop_next(places: Places) -> None:

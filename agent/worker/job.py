@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from agent.ground.limits import ATTEMPTS_WITHOUT_PROGRESS_MAX
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -14,15 +16,17 @@ if TYPE_CHECKING:
 class Job:
     """What a worker is asked to do, made by the supervisor before the fork.
 
-    `kind` is "migrate", "restore", "backup", "commit" or "settle"; `asked` tells that a person
-    asked for it, which lifts a plan's being given up.
+    `kind` is "migrate", "rollback", "restore", "prune", "backup", "commit" or "settle"; `asked`
+    tells that a person asked for it, which lifts a plan's being given up.
     """
 
     __slots__ = (
         "agent_version",
         "asked",
         "attempts",
+        "backup_enabled",
         "config",
+        "despite_unsettled",
         "discard",
         "given_up",
         "kind",
@@ -31,7 +35,10 @@ class Job:
         "old_lock",
         "places",
         "restore_from",
+        "retry_attempts",
         "run",
+        "to_version",
+        "validate_data",
     )
 
     def __init__(self, kind: str, config: Config, places: Places, **given: Any) -> None:
@@ -41,6 +48,15 @@ class Job:
         self.asked: bool = given.get("asked", False)
         self.restore_from: str = given.get("restore_from", "")
         self.discard: Any = given.get("discard")
+        # Consent to a run that the profile would refuse while sales are unsettled.
+        self.despite_unsettled: bool = given.get("despite_unsettled", False)
+        self.to_version: int = given.get("to_version", 0)  # of a rollback
+        # Attempts that may end at one place before the plan is given up.
+        self.retry_attempts: int = given.get("retry_attempts", ATTEMPTS_WITHOUT_PROGRESS_MAX)
+        # Without one, `.prev` is the only way back; asked for only where the profile permits it.
+        self.backup_enabled: bool = given.get("backup_enabled", True)
+        # Whether the authors' checks are made; the proof is made in any case.
+        self.validate_data: bool = given.get("validate_data", True)
         self.agent_version: str = given.get("agent_version", "")
         self.attempts = 0
         self.given_up: dict[str, str] = {}

@@ -7,7 +7,16 @@ import os
 from agent.core import states
 from agent.edges import clock, flash
 from agent.ground.errors import AgentError
-from agent.verbs import backup, backup_bound, backup_folder, backup_reader, build, quota, survey
+from agent.verbs import (
+    backup,
+    backup_bound,
+    backup_folder,
+    backup_list,
+    backup_reader,
+    build,
+    quota,
+    survey,
+)
 from agent.worker.run import Run
 
 TYPE_CHECKING = False
@@ -112,6 +121,15 @@ class Keeping(Run):
             except AgentError:
                 continue
         return None
+
+    def _drop_old_backups(self) -> None:
+        """Delete backups beyond the profile's number before a new one is taken; never the newest
+        whole one, which may be older than damaged ones."""
+        old, whole = backup_list.old_backups(
+            self.places.backups, self.profile.backup_count, self.desk.marker("backup")
+        )
+        if old:
+            self._prune_backups(whole)
 
     def _prune_backups(self, keep: str) -> None:
         """Delete the oldest beyond the profile's number; never the last, never the run's own."""

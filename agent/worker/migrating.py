@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from agent.core import decide, states
+from agent.core import decide, left_behind, states
 from agent.core.terminal import RunRow
 from agent.edges import database
 from agent.ground.errors import AgentError, SchemaTooNew, Unsettled, ValidationError
@@ -16,6 +16,9 @@ from agent.verbs import (
     passes,
     prove,
     quota,
+    restore,
+    rows,
+    schema,
     survey,
     switch,
 )
@@ -34,10 +37,18 @@ if TYPE_CHECKING:
 class Migrating(Keeping):
     """Brings pos.db to the installed version, or leaves it as it was."""
 
+    kind = "migrate"
+    checked = True  # whether the authors' checks are made
+
     def do(self) -> dict[str, Any]:
         """Migrate what is pending; commit an earlier switch when its time has come."""
         looked, row = self._settle_flash()
-        return self._migrate(looked, row)
+        for name in looked.edited:
+            self.desk.tell(found="", text=f"{name} was edited after this terminal applied it")
+        result = self._migrate(looked, row)
+        if looked.edited:
+            result["edited_migrations"] = looked.edited
+        return result
 
     def _migrate(self, looked: Looked, row: decide.Row) -> dict[str, Any]:
         facts = looked.facts
@@ -47,6 +58,7 @@ class Migrating(Keeping):
                 f"{facts.target}; install the software that belongs to this data",
                 version=facts.version,
                 target=facts.target,
+                min_reader=looked.min_reader,
             )
         if row.action == decide.GIVEN_UP:
             raise AgentError(
@@ -59,18 +71,23 @@ class Migrating(Keeping):
         if row.action == decide.IDLE:
             return self._nothing_to_do(looked)
         assert facts.version is not None
-        plan = self.files.load(facts.version)
-        contract = self.files.contracts.at(facts.version)
-        quota.check_place(self.places, self.profile.unproven_filesystem)
         self.source = database.open_source(self.places.pos, self.profile.page_cache_bytes)
+        left = [row.version for row in rows.quarantined(self.source).rows()]
+        plan = self.files.load(facts.version, min(left, default=None))
+        self._leave_checks_out(plan, looked.next_row if row.action == decide.RESUME else None)
+        quota.check_place(self.places, self.profile.unproven_filesystem)
+        contract = rows.contract_at(self.source, self.files.contracts, facts.version)
         survey.check_stores(self.source, contract)
         build.check_writable(self.source, plan.stores())
+        planned = schema.rehearse(self.source, plan)
+        after = self.files.contracts.at(plan.to_version)
+        schema.check_stores_made(planned, after.stores, plan.to_version)
         run_row = looked.next_row
         if row.action == decide.RESUME and run_row is not None and self._backup_holds(run_row):
             self.may_drop_next = True
             links = quota.probe(self.places)
             try:
-                self._run_and_prove(plan, contract, run_row)
+                self._run_and_prove(plan, run_row)
             except ValidationError as error:
                 # Not the plan may be at fault but what a cut left: a fresh successor tells.
                 self.desk.tell(found="", text=f"the successor left by a cut is no good: {error}")
@@ -78,12 +95,22 @@ class Migrating(Keeping):
             else:
                 return self._switch(run_row, links)
         run_row, links = self._prepare(looked, plan, contract)
-        self._run_and_prove(plan, contract, run_row)
+        self._run_and_prove(plan, run_row)
         return self._switch(run_row, links)
 
-    def _run_and_prove(self, plan: Plan, contract: Contract, run_row: RunRow) -> None:
+    def _leave_checks_out(self, plan: Plan, run_row: RunRow | None) -> None:
+        """Without validation the authors' checks are not made, by any attempt of the run. The proof
+        is."""
+        self.checked = self.job.validate_data if run_row is None else run_row.checked
+        for migration in plan.migrations if not self.checked else ():
+            for step in migration.steps:
+                step.check = None
+
+    def _run_and_prove(self, plan: Plan, run_row: RunRow) -> None:
+        assert self.source is not None
+        plan.bind(run_row.now, run_row.device_id, rows.read_applied(self.source))
         self._run_batches(plan, run_row)
-        self._prove(plan, contract, run_row)
+        self._prove(plan, run_row)
 
     def _begin_anew(self) -> None:
         if self.successor is not None:
@@ -99,21 +126,25 @@ class Migrating(Keeping):
         quota.check_size(size, profile)
         left_out = self._make_room(size, looked)
         links = quota.probe(places)
-        found = self._survey(contract, plan.stores(), size)
+        judged = left_behind.judged(plan, self.files.contracts, profile.quarantine_unsettled)
+        found = self._survey(contract, judged, size)
         tally = found.tally.as_json()
-        if profile.unsettled_guard == "refuse" and any(tally["unsettled_records"].values()):
+        refuse = profile.unsettled_guard == "refuse" and not self.job.despite_unsettled
+        if refuse and any(tally["unsettled_records"].values()):
             raise Unsettled(
-                "there are unsettled sales and this terminal's profile says to settle first",
+                "there are unsettled sales and this terminal's profile says to settle first; with "
+                f"consent: `posagent {self.kind} --despite-unsettled`",
                 **found.tally.unsettled_summary(),
             )
         now, trusted = self._now(found, looked)
         device_id = self._device_id(contract)
-        kept = self._reusable_backup(looked)
-        self.desk.enter(states.BUILDING if kept else states.BACKING_UP, size)
+        with_backup = self.job.backup_enabled
+        kept = self._reusable_backup(looked) if with_backup else None
+        self.desk.enter(states.BACKING_UP if with_backup and not kept else states.BUILDING, size)
         self.may_drop_next = True
         fd = build.create_next(places)
         try:
-            if kept is None:
+            if kept is None and with_backup:
                 path = self._start_backup(looked.header, found, contract, now, trusted, left_out)
             source = build.copy_source(places, fd, self.writer, self.desk.marker("pos.db"))
             if self.writer is not None:
@@ -126,10 +157,10 @@ class Migrating(Keeping):
         finally:
             os.close(fd)
         build.compare_copy(places, self.desk.marker("copy"))
-        assert kept is not None
-        self._prune_backups(kept.path)
+        if kept is not None:
+            self._prune_backups(kept.path)
         run_row = RunRow(
-            kind="migrate",
+            kind=self.kind,
             run=self.job.run,
             source_size=source[0],
             source_sha256=source[1],
@@ -141,7 +172,9 @@ class Migrating(Keeping):
             device_id=device_id,
             before=tally,
             counters=found.counters,
-            backup={"name": os.path.basename(kept.path), "sha256": kept.sha256},
+            backup=None if kept is None else restore.reference_of(kept),
+            checked=self.checked,
+            despite_unsettled=self.job.despite_unsettled,
             wal=looked.header.wal_mode,
             app_reads=list(self.files.contracts.app_reads),
             state="open",
@@ -152,7 +185,9 @@ class Migrating(Keeping):
 
     def _backup_holds(self, run_row: RunRow) -> bool:
         """Whether the backup that the successor relies on still reads back whole."""
-        known = run_row.backup or {}
+        known = run_row.backup
+        if known is None:
+            return True  # none was asked for
         path = os.path.join(self.places.backups, str(known.get("name")))
         try:
             return backup_reader.verify(path, self.desk.marker("backup")).sha256 == known.get(
@@ -165,9 +200,11 @@ class Migrating(Keeping):
         """See that everything fits before anything is written; an older way back goes first."""
         places, profile = self.places, self.profile
         self._tidy_backups()
-        self._prune_backups("")
+        self._drop_old_backups()
         left_out = backup_bound.free_leaf_pages(places.pos)
-        bound = backup_bound.bound_bytes(places.pos, profile.backup_level, left_out, 0)
+        bound = 0
+        if self.job.backup_enabled:
+            bound = backup_bound.bound_bytes(places.pos, profile.backup_level, left_out, 0)
         need = quota.need_for(size, bound, profile)
         if quota.shortage(places, need)[0] and looked.facts.prev == "ours":
             switch.drop_prev(places)
@@ -200,13 +237,13 @@ class Migrating(Keeping):
         def on_batch(a_pass: Pass, cursor: passes.Cursor) -> None:
             self.desk.mark(a_pass.store, cursor.done)
 
-        contexts = plan.contexts(run_row.now, run_row.device_id)
-        passes.run_passes(self.successor, plan, contexts, self.profile, on_batch)
+        work = passes.Passes(self.successor, plan, self.profile, self.files.contracts)
+        work.run(on_batch)
         self.desk.allow(os.stat(self.places.next).st_size)
-        build.end_run(self.successor, self.places, run_row, self.files.checksums[: plan.to_version])
+        build.end_run(self.successor, self.places, run_row, plan)
         self.successor = None
 
-    def _prove(self, plan: Plan, contract: Contract, run_row: RunRow) -> None:
+    def _prove(self, plan: Plan, run_row: RunRow) -> None:
         assert self.source is not None
         total = sum(run_row.before["records"].values())
         self.desk.enter(states.PROVING, total)
@@ -220,10 +257,11 @@ class Migrating(Keeping):
                 new,
                 plan,
                 run_row.before,
-                (contract, self.files.contracts.at(plan.to_version)),
-                plan.contexts(run_row.now, run_row.device_id),
-                passes.moves_of(self.source, plan),
+                self.files.contracts,
+                passes.moves_of(self.source, plan, new),
+                self.limits,
                 self.desk.mark,
+                self.profile.quarantine_unsettled,
             )
         finally:
             new.close()

@@ -17,7 +17,7 @@ from agent.ground.errors import (
     ValidationError,
     printable,
 )
-from agent.verbs import backup_bound, backup_reader, build, quota, restore, survey
+from agent.verbs import backup_bound, backup_reader, build, quota, restore, rows, survey
 from agent.worker.keeping import Keeping
 
 TYPE_CHECKING = False
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 class Restoring(Keeping):
     """Replaces pos.db by a backup."""
+
+    kind = "restore"
 
     def do(self) -> dict[str, Any]:
         """Restore over data that can be read, and so be counted."""
@@ -46,11 +48,10 @@ class Restoring(Keeping):
         self, looked: Looked, info: backup_reader.BackupInfo
     ) -> tuple[Survey, dict[str, int]]:
         """What pos.db holds, and how its unsettled records differ from the backup's."""
-        places, contracts = self.places, self.files.contracts
-        version = looked.header.user_version
-        contract = contracts.at(min(version, self.files.head))
+        places = self.places
         quota.check_place(places, self.profile.unproven_filesystem)
         self.source = database.open_source(places.pos, self.profile.page_cache_bytes)
+        contract = self._contract(looked)
         survey.check_stores(self.source, contract)
         self._check_owner(contract, info)
         size = os.stat(places.pos).st_size
@@ -59,7 +60,6 @@ class Restoring(Keeping):
             survey.unsettled_digests(self.source, contract, found, self.limits, self.desk.mark),
             backup_reader.unsettled_entries(info.path),
         )
-        lost["settled"] = restore.settled_since(found.tally.as_json(), info.header["tally"])
         return found, lost
 
     def _check_owner(self, contract: Contract, info: backup_reader.BackupInfo) -> None:
@@ -76,19 +76,63 @@ class Restoring(Keeping):
     def _restore(
         self, looked: Looked, info: backup_reader.BackupInfo, found: Survey, lost: dict[str, int]
     ) -> dict[str, Any]:
-        """Replace pos.db by a backup, if what that would lose was consented to."""
+        """Replace pos.db by a backup, if what that would lose was consented to.
+
+        Which settled sales are not in the backup only its data can tell. So that is written first,
+        still as a part of checking: a refusal deletes it, and after a cut the next boot does.
+        """
+        links = self._make_room_for(info)
+        self._write_image(info)
+        lost["settled"] = self._forgotten(looked, info)
         check_consent(lost, self.job.discard)
-        places = self.places
-        contract = self.files.contracts.at(min(looked.header.user_version, self.files.head))
-        size = os.stat(places.pos).st_size
-        quota.check_space(places, self._restore_need(info, size))
-        links = quota.probe(places)
+        result = self._replace_by_image(looked, info, found, links)
+        result["discarded"] = lost
+        return result
+
+    def _forgotten(self, looked: Looked, info: backup_reader.BackupInfo) -> int:
+        """How many settled sales of pos.db are not in the image that was written."""
+        assert self.source is not None
+        image = database.open_source(self.places.next, self.profile.page_cache_bytes)
+        try:
+            return restore.forgotten(
+                self.source,
+                image,
+                self._contract(looked),
+                self.files.contracts.at(info.schema_version),
+                self.limits,
+                self.desk.mark,
+            )
+        finally:
+            image.close()
+
+    def _replace_by(
+        self, looked: Looked, info: backup_reader.BackupInfo, found: Survey
+    ) -> dict[str, Any]:
+        """Replace pos.db by a backup that is known to hold all there is."""
+        links = self._make_room_for(info)
+        self._write_image(info)
+        return self._replace_by_image(looked, info, found, links)
+
+    def _make_room_for(self, info: backup_reader.BackupInfo) -> bool:
+        """See that everything fits and can be done before anything is written. Whether hard links
+        work."""
+        need = self._restore_need(info, os.stat(self.places.pos).st_size)
+        quota.check_space(self.places, need)
+        return quota.probe(self.places)
+
+    def _replace_by_image(
+        self, looked: Looked, info: backup_reader.BackupInfo, found: Survey, links: bool
+    ) -> dict[str, Any]:
+        """Back up the present, make the image the successor and switch."""
+        contract = self._contract(looked)
+        size = os.stat(self.places.pos).st_size
         present = self._reusable_backup(looked) or self._whole_backup(looked.header, contract, size)
         row = self._restored_row(looked, info, present, found)
         counters = restore.highest(contract, found.counters, info.header.get("counters", {}))
+        self.desk.enter(states.BUILDING, info.header["image_bytes"])
         lifted = self._build_restored(info, row, counters)
         result = self._switch(row, links)
-        result.update(restored=restore.summary_of(info), discarded=lost, counters_lifted=lifted)
+        result.update(restored=restore.summary_of(info), counters_lifted=lifted)
         return result
 
     def _backup_to_restore(self) -> backup_reader.BackupInfo:
@@ -122,7 +166,7 @@ class Restoring(Keeping):
         now, trusted = self._now(found, looked)
         source = present.end["source"]
         return RunRow(
-            kind="restore",
+            kind=self.kind,
             run=self.job.run,
             source_size=source["size"],
             source_sha256=source["sha256"],
@@ -134,18 +178,18 @@ class Restoring(Keeping):
             device_id=str(info.header["device_id"]),
             before=info.header["tally"],
             counters=found.counters,
-            backup={"name": os.path.basename(present.path), "sha256": present.sha256},
+            backup=restore.reference_of(present),
             wal=looked.header.wal_mode,
             app_reads=list(self.files.contracts.app_reads),
             state="open",
         )
 
-    def _build_restored(
-        self, info: backup_reader.BackupInfo, row: RunRow, counters: dict[str, int]
-    ) -> dict[str, list[int]]:
-        """Write the image, read it back, lift the counters, prove it. Answers what was lifted."""
+    def _write_image(self, info: backup_reader.BackupInfo) -> None:
+        """Write what the backup holds where the successor is built, and read it back from flash.
+
+        Cut in it or behind it: a file without the row of this run, which the next boot deletes.
+        """
         places = self.places
-        self.desk.enter(states.BUILDING, info.header["image_bytes"])
         self.may_drop_next = True
         fd = build.create_next(places)
         try:
@@ -160,6 +204,12 @@ class Restoring(Keeping):
         inside = database.read_header(places.next)
         if inside is None or inside.user_version != info.schema_version:
             raise BackupCorrupt("the backup's header names another schema than the data in it")
+
+    def _build_restored(
+        self, info: backup_reader.BackupInfo, row: RunRow, counters: dict[str, int]
+    ) -> dict[str, list[int]]:
+        """Put the run row into the image, lift the counters, prove it. Answers what was lifted."""
+        places = self.places
         contract = self.files.contracts.at(info.schema_version)
         self.successor = database.open_successor(
             places.next,
@@ -174,6 +224,7 @@ class Restoring(Keeping):
         self.successor = None
         new = database.open_source(places.next, self.profile.page_cache_bytes)
         try:
+            contract = rows.contract_at(new, self.files.contracts, info.schema_version)
             found = survey.survey(new, contract, set(), self.limits, self.desk.mark)
             self.desk.allow(info.header["image_bytes"])
             digests = survey.unsettled_digests(new, contract, found, self.limits, self.desk.mark)
@@ -224,6 +275,8 @@ class Restoring(Keeping):
             app_reads=list(self.files.contracts.app_reads),
             state="open",
         )
+        self.desk.enter(states.BUILDING, info.header["image_bytes"])
+        self._write_image(info)
         lifted = self._build_restored(info, row, info.header.get("counters", {}))
         kept = self._keep_damaged() or kept
         result = self._switch(row, False)

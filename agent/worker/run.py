@@ -10,7 +10,7 @@ from agent.edges import clock, database, flash, process
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.codec import decode
 from agent.ground.errors import AgentError
-from agent.verbs import backup, backup_folder, backup_reader, build, look, survey, switch
+from agent.verbs import backup, backup_folder, backup_reader, build, look, rows, survey, switch
 from agent.verbs.oldfile import settle_old_file
 
 TYPE_CHECKING = False
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from agent.verbs.survey import Survey
     from agent.worker.job import Job
 
+# Why a plan is not done by itself after data was brought back to an older schema.
+HELD_ON_REQUEST = "brought back on request"
 DEVICE_ID_CHARS_MAX = 256  # it travels in every backup's header, which has a bound
 
 
@@ -73,7 +75,8 @@ class Run:
             )
             self.plan_digest = looked.plan
             row = decide.decide(looked.facts)
-            if self.job.kind == "commit" and row.action == decide.COMMIT:
+            if row.action == decide.COMMIT and self.job.kind != "migrate":
+                # `commit` does it itself; whatever else is asked for leaves a way back as it is.
                 return looked, row
             if row.action not in decide.LOOK_AGAIN:
                 return looked, row
@@ -104,7 +107,14 @@ class Run:
                 looked.seal.reported = True
                 switch.write_seal(places, looked.seal)
             if history["hold"]:
-                self.job.given_up[history["hold"]] = "restored on request"
+                self.job.given_up[history["hold"]] = HELD_ON_REQUEST
+        elif action == decide.WRITE_BACK:
+            assert looked.seal is not None
+            assert looked.seal.back is not None
+            flash.sync_folder(places.folder)
+            self.desk.ask(switched=looked.seal.back)
+            self.job.known_runs.add(looked.seal.back["run"])
+            self.job.given_up[looked.seal.back["hold"]] = HELD_ON_REQUEST
         elif action == decide.RETURN_WAL:
             assert looked.seal is not None
             restore_wal(places, looked.seal)
@@ -115,27 +125,37 @@ class Run:
 
     def _history_of(self, row: RunRow) -> dict[str, Any]:
         """What the diary is told of a finished run, all of it from the row inside the file."""
-        migrated = row.kind == "migrate"
+        names: list[str] = []
+        if row.kind == "migrate":
+            names = self.files.names[row.from_version : row.to_version]
+        elif row.kind == "rollback":
+            names = self.files.names[row.to_version : row.from_version][::-1]
+        # Data that a person brought back is not migrated forward again by the next boot.
+        brought_back = row.kind in ("restore", "rollback") and row.to_version < self.files.head
         return {
             "run": row.run,
             "kind": row.kind,
             "plan": row.plan,
             "from_version": row.from_version,
             "to_version": row.to_version,
+            "verdict": "PARTIAL" if row.left else "OK",
             "at_ms": row.now,
             "clock_trusted": row.clock_trusted,
             "backup": row.backup,
             "before": row.before,
-            "names": self.files.names[row.from_version : row.to_version] if migrated else [],
-            # Data that a person brought back is not migrated forward again by the next boot.
-            "hold": (
-                self.files.digest(row.to_version)
-                if not migrated and row.to_version < self.files.head
-                else ""
-            ),
+            "left": row.left,
+            "despite_unsettled": row.despite_unsettled,
+            "names": names,
+            "hold": self.files.digest(row.to_version) if brought_back else "",
         }
 
     # What every kind of run wants to know of the data
+
+    def _contract(self, looked: Looked) -> Contract:
+        """The rules for pos.db as it is; `self.source` is open on it."""
+        assert self.source is not None
+        version = min(looked.header.user_version, self.files.head)
+        return rows.contract_at(self.source, self.files.contracts, version)
 
     def _survey(self, contract: Contract, judged: set[str], size: int) -> Survey:
         assert self.source is not None
@@ -209,7 +229,7 @@ class Run:
             restore_wal(places, seal)
         new_lock.close()
         return {
-            "verdict": "OK",
+            "verdict": "PARTIAL" if row.left else "OK",
             "run": row.run,
             "from_version": row.from_version,
             "to_version": row.to_version,
@@ -219,6 +239,7 @@ class Run:
             "unsettled": sum(row.before["unsettled_records"].values()),
             "backup": row.backup,
             "previous_kept": links,
+            "quarantined": row.left,
             "late_holders": holders,
         }
 
@@ -265,9 +286,13 @@ def restore_wal(places: Places, seal: switch.Seal) -> None:
     """
     header = database.read_header(places.pos)
     if header is None or not header.wal_mode:
+        # Whoever sold before the mode was back sold into the new file: the digest stays the old
+        # one then too, or the sale would count as part of the switch.
+        untouched = flash.digest_file(places.pos) == (seal.size, seal.sha256)
         database.set_wal_mode(places.pos)
         flash.sync_folder(places.folder)  # a -journal that came back would undo the mode
         build.sync_file(places.pos)
-        seal.size, seal.sha256 = flash.digest_file(places.pos)
+        if untouched:
+            seal.size, seal.sha256 = flash.digest_file(places.pos)
     seal.wal = False
     switch.write_seal(places, seal)

@@ -13,7 +13,9 @@ from agent.verbs import restore, survey, switch
 from agent.verbs.oldfile import hold_old_file, settle_old_file
 from agent.worker.keeping import Keeping
 from agent.worker.migrating import Migrating
+from agent.worker.pruning import Pruning
 from agent.worker.restoring import Restoring
+from agent.worker.rolling_back import RollingBack
 from agent.worker.run import Run
 
 TYPE_CHECKING = False
@@ -31,9 +33,9 @@ class BackingUp(Keeping):
         """Take it."""
         looked, _ = self._settle_flash()
         version = min(looked.header.user_version, self.files.head)
-        contract = self.files.contracts.at(version)
         self.plan_digest = ""
         self.source = database.open_source(self.places.pos, self.profile.page_cache_bytes)
+        contract = self._contract(looked)
         survey.check_stores(self.source, contract)
         size = os.stat(self.places.pos).st_size
         info = self._whole_backup(looked.header, contract, size)
@@ -68,7 +70,9 @@ class Settling(Run):
 
 _KINDS: dict[str, type[Run]] = {
     "migrate": Migrating,
+    "rollback": RollingBack,
     "restore": Restoring,
+    "prune": Pruning,
     "backup": BackingUp,
     "commit": Committing,
     "settle": Settling,

@@ -31,26 +31,21 @@ def apart(config: Config, do: Callable[[Mark], dict[str, Any]]) -> dict[str, Any
     Raises what `do` raises of AgentError; TimedOut after the deadline without a mark and when
     memory ran out; MigrationsRejected when the child was ended by what it executed.
     """
-
-    def work(reports: int, answers: int) -> None:
-        def mark(doing: str) -> None:
-            say({"doing": doing})
-
-        def say(said: dict[str, Any]) -> None:
-            flash.write_all(reports, encode(said).encode() + b"\n")
-
-        try:
-            said = {"answer": do(mark)}
-        except AgentError as error:
-            said = {"error": error.as_json()}
-        say(said)
-
-    profile = config.profile
-    child = process.start_child(work, (), profile.ram_budget_bytes)
     try:
-        said = aio.run(_last_words(child, profile.deadline_ms))
+        return aio.run(answer_apart(config, do))
     finally:
         aio.shutdown()
+
+
+async def answer_apart(config: Config, do: Callable[[Mark], dict[str, Any]]) -> dict[str, Any]:
+    """The same for a caller that runs on `agent.aio` already; other tasks go on meanwhile."""
+    profile = config.profile
+    child = process.start_child(
+        lambda reports, answers: _work(do, reports), (), profile.ram_budget_bytes
+    )
+    try:
+        said = await _last_words(child, profile.deadline_ms)
+    finally:
         child.kill()
         _, status = os.waitpid(child.pid, 0)
         child.close()
@@ -74,6 +69,19 @@ def apart(config: Config, do: Callable[[Mark], dict[str, Any]]) -> dict[str, Any
             "correct the migration"
         )
     raise MigrationsRejected(f"the migrations end the process they run in ({how}) while {doing}")
+
+
+def _work(do: Callable[[Mark], dict[str, Any]], reports: int) -> None:
+    """In the child: do it, and say what came of it as the last line."""
+
+    def say(said: dict[str, Any]) -> None:
+        flash.write_all(reports, encode(said).encode() + b"\n")
+
+    try:
+        said = {"answer": do(lambda doing: say({"doing": doing}))}
+    except AgentError as error:
+        said = {"error": error.as_json()}
+    say(said)
 
 
 async def _last_words(child: process.Child, deadline_ms: int) -> dict[str, Any]:

@@ -5,17 +5,21 @@ The samples are made from stores.json and from what the steps name; no terminal'
 
 from __future__ import annotations
 
-from agent.core.steps import StepFault, apply_step, undeclared_change
+from agent.core.ledger import Ledger
+from agent.core.steps import StepFault, apply_step, changed_paths, undeclared_change
+from agent.core.undo import undo_step
 from agent.ground.codec import decode, encode, same_value
 from agent.ground.errors import ValidationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
-    from agent.cli.apart import Mark
-    from agent.core.migration import Migration, Step
+    from agent.core.migration import Migration
+    from agent.core.step import Step
     from agent.core.stores import Contract, Contracts
+
+    Mark = Callable[[str], None]
 
 SAMPLE_NOW_MS = 1_767_225_600_000
 
@@ -79,7 +83,8 @@ def _put(record: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
         if type(inner) is not dict:
             inner = record[part] = {}
         record = inner
-    record.setdefault(path[-1], value)
+    # A copy: put in at two paths of a record, one in the other, it would hold itself.
+    record.setdefault(path[-1], _copy(value))
 
 
 def _copy(record: Any) -> Any:
@@ -91,7 +96,7 @@ def try_steps(migrations: list[Migration], contracts: Contracts, found: Found, m
     by_store: dict[str, list[tuple[Migration, Step]]] = {}
     for migration in migrations:
         for step in migration.steps:
-            if step.kind != "move_record":
+            if step.kind not in ("move_record", "sql"):
                 by_store.setdefault(step.store, []).append((migration, step))
     for store, steps in by_store.items():
         contract = contracts.at(steps[0][0].version - 1)
@@ -111,10 +116,10 @@ def _try_step(
     context = migration.context(SAMPLE_NOW_MS, "device")
     after, stopped, objects = [], [], 0
     for record in records:
-        before, changed = _copy(record), _copy(record)
+        before, changed, ledger = _copy(record), _copy(record), Ledger()
         objects += type(record) is dict
         try:
-            said = apply_step(step, step.key or "a-key", changed, context)
+            said = apply_step(step, step.key or "a-key", changed, context, ledger)
             changed = _copy(changed)
         except ValidationError as error:
             if _is_always_wrong(error, step):
@@ -130,6 +135,8 @@ def _try_step(
         outside = undeclared_change(before, changed, step.fields)
         if outside is not None or (not said and not same_value(before, changed)):
             found.fault(migration.file, f"{step.describe()}: it changes more than it declares")
+        elif step.reversible and not again:
+            _try_back(migration, step, before, changed, ledger, found)
         after.append(changed)
     if stopped and step not in found.stopped:
         found.stopped.add(step)
@@ -140,6 +147,26 @@ def _try_step(
         else:
             found.warn(migration.file, text)
     return after
+
+
+def _try_back(
+    migration: Migration, step: Step, before: Any, after: Any, ledger: Ledger, found: Found
+) -> None:
+    """`down` after `up` must give the record back."""
+    back = _copy(after)
+    context = migration.context(SAMPLE_NOW_MS, "device")
+    try:
+        undo_step(step, step.key or "a-key", back, context, ledger)
+        paths = changed_paths(before, back)
+    except ValidationError as error:
+        found.fault(migration.file, f"down() cannot undo what up() made: {_reason(error)}")
+        return
+    if paths:
+        names = ", ".join(sorted(".".join(path) or "the record" for path in paths))
+        found.fault(
+            migration.file,
+            f"{step.describe()}: down() after up() does not give back {names}; down=UNDO keeps it",
+        )
 
 
 def _is_always_wrong(error: ValidationError, step: Step) -> bool:
