@@ -25,11 +25,13 @@ FLAGS = (
     "backup_since",
     "given_up",
     "asked",
+    "went_back",
 )
 # What the flash looks like once an action has been done; the actions not named end the looking.
 EFFECTS = {
     decide.UNLINK_TWIN: ("prev", "none"),
     decide.WRITE_HISTORY: ("in_history", True),
+    decide.WRITE_BACK: ("went_back", False),
     decide.DROP_NEXT: ("next", "none"),
     decide.RETURN_WAL: ("wal_owed", False),
     decide.COMMIT: ("prev", "none"),
@@ -81,6 +83,7 @@ def test_looking_again_comes_to_an_end_from_every_combination() -> None:
         (decide.HOLD, lambda f: f.version is None),
         (decide.UNLINK_TWIN, lambda f: f.prev == "twin"),
         (decide.WRITE_HISTORY, lambda f: f.sealed_here and not f.in_history),
+        (decide.WRITE_BACK, lambda f: f.went_back),
         (decide.RETURN_WAL, lambda f: f.wal_owed),
         (decide.DROP_NEXT, lambda f: f.next == "strange" or (f.next == "ours" and not pending(f))),
         (decide.COMMIT, lambda f: f.prev == "ours" and f.written_since and f.backup_since),
@@ -109,6 +112,7 @@ def test_an_action_is_decided_only_where_it_is_safe(action: str, allowed: object
             assert found.prev != "twin", words(found)
             assert found.in_history or not found.sealed_here, words(found)
             assert not found.wal_owed, words(found)
+            assert not found.went_back, words(found)
 
 
 def test_a_missing_pos_db_is_held_whatever_else_is_there() -> None:
@@ -160,7 +164,7 @@ def test_attempts_are_spent(name: str, attempts: list[tuple[str, int, str]], why
 
 # The moves of a run, spelled once more: a line per state with every state that may come next.
 LEGAL = {
-    "checking": "backing_up building migrating proving done failed held",
+    "checking": "backing_up building migrating proving switching done failed held",
     "backing_up": "checking building done failed",
     "building": "checking migrating proving failed",
     "migrating": "checking proving failed",

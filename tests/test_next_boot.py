@@ -163,8 +163,50 @@ def test_nb_3_a_diary_that_is_gone_gets_the_run_from_the_sealed_row(tmp_path: Pa
     idle(terminal)
 
 
+@pytest.mark.parametrize("diary", [True, False], ids=["diary", "no diary"])
+def test_nb_4_a_switch_back_cut_after_its_rename_is_told_and_not_done_forward_again(
+    tmp_path: Path, diary: bool
+) -> None:
+    terminal = small(tmp_path / "t")
+    source = terminal.sha256()
+    assert terminal.boot().code == 0
+    command = [*COMMAND, "--root", str(terminal.root), "rollback", "--to", "0", "--json"]
+    at = "rename pos.db.prev pos.db"
+    traced = killing.trace(command, tmp_path / "cut", victim="supervisor", at=at)
+    assert traced.killed, traced.moments
+    assert terminal.sha256() == source
+    if not diary:
+        for path in (terminal.data / "posagent").glob("agent.db*"):
+            path.unlink()
+    answer = terminal.boot()
+    assert (answer.code, answer.json["verdict"], answer.json["to_version"]) == (0, "OK", 0)
+    assert answer.json["app_may_start"]
+    held = terminal.boot()
+    assert held.json["app_may_start"]
+    assert "brought back on request" in held.json["error"]["message"]
+    assert terminal.sha256() == source
+    assert terminal.listing() == ["pos.db", "posagent"]
+    rows = terminal.run("history", "--json").json["history"]
+    back = [row for row in rows if row["state"] == "rolled_back"]
+    assert [(row["version"], row["verdict"]) for row in back] == [(3, "OK"), (2, "OK"), (1, "OK")]
+    assert len({row["run"] for row in back}) == 1
+
+
+def test_nb_4_a_switch_back_cut_before_its_rename_has_not_happened(tmp_path: Path) -> None:
+    terminal = small(tmp_path / "t")
+    assert terminal.boot().code == 0
+    upgraded = terminal.sha256()
+    command = [*COMMAND, "--root", str(terminal.root), "rollback", "--to", "0", "--json"]
+    traced = killing.trace(command, tmp_path / "cut", victim="supervisor", at=SEALED)
+    assert traced.killed, traced.moments
+    idle(terminal)
+    assert terminal.sha256() == upgraded
+    assert len(history(terminal)) == 3
+    assert terminal.run("rollback", "--to", "0", "--json").json["way"] == "switch back"
+
+
 @pytest.mark.parametrize("kept", [True, False], ids=["prev", "no-prev"])
-def test_nb_4_a_cut_before_the_wal_mode_was_given_back_gives_it_back(
+def test_nb_5_a_cut_before_the_wal_mode_was_given_back_gives_it_back(
     tmp_path: Path, kept: bool
 ) -> None:
     terminal = small(tmp_path / "t", journal="wal")
@@ -270,7 +312,7 @@ def row_of_a_restore(terminal: Terminal) -> None:
     ],
     ids=lambda make: make.__name__,
 )
-def test_nb_5_a_strange_successor_is_deleted_and_the_run_begins_anew(
+def test_nb_6_a_strange_successor_is_deleted_and_the_run_begins_anew(
     tmp_path: Path, make: Any
 ) -> None:
     terminal = small(tmp_path / "t")
@@ -284,7 +326,7 @@ def test_nb_5_a_strange_successor_is_deleted_and_the_run_begins_anew(
     assert history(terminal)[0][0] != stale
 
 
-def test_nb_8_a_damaged_successor_is_begun_anew_in_the_same_boot(tmp_path: Path) -> None:
+def test_nb_9_a_damaged_successor_is_begun_anew_in_the_same_boot(tmp_path: Path) -> None:
     """Its row is whole and names this source, so it is resumed; then SQLite finds pages missing."""
     terminal = small(tmp_path / "t")
     before, source = rows_before(terminal), terminal.sha256()
@@ -297,7 +339,7 @@ def test_nb_8_a_damaged_successor_is_begun_anew_in_the_same_boot(tmp_path: Path)
 
 
 @pytest.mark.parametrize("reads", [3, 2])
-def test_nb_6_a_newer_schema_is_left_alone(tmp_path: Path, reads: int) -> None:
+def test_nb_7_a_newer_schema_is_left_alone(tmp_path: Path, reads: int) -> None:
     terminal = small(tmp_path / "t")
     assert terminal.boot().code == 0
     (terminal.root / "migrations/0003_migrate_user_preferences.py").unlink()
@@ -313,7 +355,7 @@ def test_nb_6_a_newer_schema_is_left_alone(tmp_path: Path, reads: int) -> None:
     assert (terminal.sha256(), terminal.listing()) == (before, names)
 
 
-def test_nb_7_a_plan_given_up_leaves_the_old_data_in_use(tmp_path: Path) -> None:
+def test_nb_8_a_plan_given_up_leaves_the_old_data_in_use(tmp_path: Path) -> None:
     terminal = small(tmp_path / "t")
     shutil.copy(ROOT / "migrations/0003_migrate_user_preferences.py", tmp_path / "good.py")
     bad = terminal.root / "migrations/0003_migrate_user_preferences.py"
@@ -358,7 +400,7 @@ def attempts_of(terminal: Terminal) -> int:
         SEALED,
     ],
 )
-def test_nb_8_a_successor_of_the_same_source_and_plan_is_resumed(tmp_path: Path, at: str) -> None:
+def test_nb_9_a_successor_of_the_same_source_and_plan_is_resumed(tmp_path: Path, at: str) -> None:
     terminal = small(tmp_path / "t")
     before, source = rows_before(terminal), terminal.sha256()
     cut(terminal, at)
@@ -369,7 +411,7 @@ def test_nb_8_a_successor_of_the_same_source_and_plan_is_resumed(tmp_path: Path,
     assert len(list(terminal.backups.iterdir())) == 1
 
 
-def test_nb_9_an_older_pos_db_is_brought_to_the_installed_schema(tmp_path: Path) -> None:
+def test_nb_10_an_older_pos_db_is_brought_to_the_installed_schema(tmp_path: Path) -> None:
     terminal = small(tmp_path / "t")
     boots_to_the_end(terminal, rows_before(terminal), terminal.sha256())
     idle(terminal)
@@ -378,7 +420,7 @@ def test_nb_9_an_older_pos_db_is_brought_to_the_installed_schema(tmp_path: Path)
 @pytest.mark.parametrize(
     "at", ["create 000001-v0.posbak.tmp", "rename 000001-v0.posbak.tmp 000001-v0.posbak"]
 )
-def test_nb_9_a_cut_before_the_run_row_begins_anew_with_the_backup_if_it_is_whole(
+def test_nb_10_a_cut_before_the_run_row_begins_anew_with_the_backup_if_it_is_whole(
     tmp_path: Path, at: str
 ) -> None:
     terminal = small(tmp_path / "t")
@@ -391,7 +433,7 @@ def test_nb_9_a_cut_before_the_run_row_begins_anew_with_the_backup_if_it_is_whol
     assert not kept or found == kept, "the backup of the first attempt is used again"
 
 
-def test_nb_10_a_successor_beside_data_at_the_target_is_deleted(tmp_path: Path) -> None:
+def test_nb_11_a_successor_beside_data_at_the_target_is_deleted(tmp_path: Path) -> None:
     terminal = small(tmp_path / "t")
     assert terminal.boot().code == 0
     shutil.copyfile(terminal.pos, f"{terminal.pos}.next")
@@ -411,7 +453,7 @@ def test_nb_10_a_successor_beside_data_at_the_target_is_deleted(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("backup", ["whole", "damaged", "gone"])
-def test_nb_11_a_first_sale_on_the_new_schema_commits_if_a_verified_backup_is_there(
+def test_nb_12_a_first_sale_on_the_new_schema_commits_if_a_verified_backup_is_there(
     tmp_path: Path, backup: str
 ) -> None:
     terminal = small(tmp_path / "t")
@@ -434,7 +476,7 @@ def test_nb_11_a_first_sale_on_the_new_schema_commits_if_a_verified_backup_is_th
     assert SALE[0] in rows_before(terminal)["transactions"]
 
 
-def test_nb_12_a_target_version_that_somebody_else_wrote_is_no_run(tmp_path: Path) -> None:
+def test_nb_13_a_target_version_that_somebody_else_wrote_is_no_run(tmp_path: Path) -> None:
     terminal = small(tmp_path / "t")
     db = sqlite3.connect(terminal.pos, isolation_level=None)
     db.execute("PRAGMA user_version = 3")
@@ -448,7 +490,7 @@ def test_nb_12_a_target_version_that_somebody_else_wrote_is_no_run(tmp_path: Pat
     idle(terminal)
 
 
-def test_nb_12_a_switch_sets_a_foreign_previous_file_aside(tmp_path: Path) -> None:
+def test_nb_13_a_switch_sets_a_foreign_previous_file_aside(tmp_path: Path) -> None:
     terminal = small(tmp_path / "t")
     before, source = rows_before(terminal), terminal.sha256()
     foreign = b"somebody's file"
@@ -461,7 +503,7 @@ def test_nb_12_a_switch_sets_a_foreign_previous_file_aside(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_nb_12_the_next_switch_replaces_the_previous_file_of_the_last(
+def test_nb_13_the_next_switch_replaces_the_previous_file_of_the_last(
     tmp_path: Path, written: bool
 ) -> None:
     terminal = small(tmp_path / "t")

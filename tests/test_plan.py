@@ -73,7 +73,7 @@ def move(step: Step, data: Data) -> None:
 def one_by_one(plan: Plan, data: Data) -> Data:
     """The reference: every step over every record before the next step begins."""
     data = {place: decode(text) for place, text in data.items()}
-    contexts = plan.contexts(NOW_MS, "device-1")
+    contexts = plan.bind(NOW_MS, "device-1", {})
     for migration in plan.migrations:
         for step in migration.steps:
             if step.kind == "move_record":
@@ -90,7 +90,7 @@ def one_by_one(plan: Plan, data: Data) -> Data:
 def fused(plan: Plan, data: Data) -> Data:
     """The same by passes, as the batches do it: only what changed is written."""
     data = dict(data)
-    contexts = plan.contexts(NOW_MS, "device-1")
+    contexts = plan.bind(NOW_MS, "device-1", {})
     for a_pass in plan.passes:
         if a_pass.kind == "move":
             move(a_pass.steps[0][1], data)
@@ -105,7 +105,7 @@ def fused(plan: Plan, data: Data) -> Data:
 
 def replayed(plan: Plan, data: Data) -> Data:
     """The same by the proof's reading, record by record."""
-    contexts = plan.contexts(NOW_MS, "device-1")
+    contexts = plan.bind(NOW_MS, "device-1", {})
     moved = moves_done(plan, dict.fromkeys(data, True))
     after: Data = {}
     for (store, key), text in data.items():

@@ -44,7 +44,7 @@ def documented() -> dict[str, set[str]]:
     keys = {s.splitlines()[0]: {row[0].strip("`") for row in rows_in(s)} for s in sections}
     common = {key for key in keys.pop("Every verb") if key.startswith("error")}
     by_verb = {verb: own | common for names, own in keys.items() for verb in names.split(", ")}
-    for verb in ("commit", "backup", "restore"):  # "As `boot`, and:"
+    for verb in ("commit", "backup", "restore", "rollback", "prune"):  # "As `boot`, and:"
         by_verb[verb] |= by_verb["boot"]
     return by_verb
 
@@ -117,6 +117,7 @@ def test_the_checks_of_health_are_documented_by_name(upgraded: Terminal) -> None
 def test_a_death_after_the_switch_is_a_warning_and_ends_with_0() -> None:
     chronicle = Chronicle.__new__(Chronicle)
     chronicle.warning = None
+    chronicle.own_runs = {"r"}
     chronicle.switched = {
         "run": "r",
         "from_version": 0,
@@ -125,6 +126,9 @@ def test_a_death_after_the_switch_is_a_warning_and_ends_with_0() -> None:
         "clock_trusted": True,
         "before": {"records": {}, "unsettled_records": {}},
         "backup": None,
+        "verdict": "OK",
+        "left": 0,
+        "hold": "",
     }
     failed = {"verdict": "ROLLED_BACK", "error": errors.InternalError("it died").as_json()}
     result = chronicle.with_switch(dict(failed, app_may_start=True))
@@ -192,9 +196,17 @@ def test_every_verb_answers_one_documented_object_through_a_terminals_life(tmp_p
         (("history",), 0, ""),
         (("health",), 0, ""),
         (("profile",), 0, ""),
+        (("rollback", "--to", "0"), 0, "NOT_REQUIRED"),
+        (("quarantine",), 0, ""),
         (("boot",), 0, "OK"),
         (("boot",), 0, "NOT_REQUIRED"),
         (("migrate",), 0, "NOT_REQUIRED"),
+        (("rollback", "--to", "0", "--dry-run"), 0, ""),
+        (("rollback", "--to", "0"), 0, "OK"),
+        (("boot",), 1, "HELD"),
+        (("migrate",), 0, "OK"),
+        (("rollback", "--to", "4"), 64, "REFUSED"),
+        (("rollback", "--to", "4", "--dry-run"), 64, ""),
         (("status", "--exit-code"), 0, ""),
         (("plan",), 0, ""),
         (("backup",), 0, "OK"),
@@ -207,6 +219,12 @@ def test_every_verb_answers_one_documented_object_through_a_terminals_life(tmp_p
         (("validate",), 0, ""),
         (("restore", "1"), 13, "REFUSED"),
         (("restore", "2"), 0, "OK"),
+        (("rollback", "--to", "1", "--dry-run"), 0, ""),
+        (("rollback", "--to", "1"), 0, "OK"),
+        (("prune", "--dry-run"), 0, ""),
+        (("prune",), 0, "NOT_REQUIRED"),
+        (("migrate",), 0, "OK"),
+        (("quarantine",), 0, ""),
         (("history",), 0, ""),
         (("health",), 0, ""),
         (("new", "add_a_field"), 0, ""),
@@ -220,8 +238,105 @@ def test_every_verb_answers_one_documented_object_through_a_terminals_life(tmp_p
         assert found.get("verdict", "") == verdict, (words, answer.out)
 
 
+FOURTH = """from agent.core.migration import *
+VERSION, NAME, QUARANTINE, MIN_READER = 4, "of the test", True, 2
+
+def up(record, context):
+    if record.get("odd"):
+        raise ValueError
+    record["four"] = 4
+    return record
+
+STEPS = [
+    sql("CREATE TABLE tips (minor INTEGER)", "DROP TABLE tips"),
+    set_field("sync", "type", "sale", on_new="remove"),
+    each("balances", up, UNDO, fields=["four"]),
+]
+"""
+
+
+def insert(terminal: Terminal, statement: str, *given: str) -> None:
+    """The application at work."""
+    with sqlite3.connect(terminal.pos) as db:
+        db.execute(statement, given)
+    db.close()
+
+
+def own_keys(verb: str) -> set[str]:
+    """The keys of a verb's own section, what only an error or a death brings left out."""
+    boot = DOCUMENTED["boot"] if verb == "rollback" else set()
+    return {key for key in DOCUMENTED[verb] - boot if not key.startswith("error")}
+
+
+def test_each_key_of_a_way_back_and_of_what_was_left_behind_is_answered(tmp_path: Path) -> None:
+    terminal = new_terminal(tmp_path / "root")
+    folder = terminal.own_migrations()
+    document = json.loads((folder / "stores.json").read_text())
+    (folder / "stores.json").write_text(json.dumps(dict(document, app_reads=[0, 9])))
+    assert terminal.boot().code == 0
+    fourth = folder / "0004_of_the_test.py"
+    fourth.write_text(FOURTH)
+    insert(terminal, "INSERT INTO balances VALUES ('odd', '{\"odd\":1}')")
+    insert(terminal, "INSERT INTO balances VALUES ('half', '{')")
+    seen: dict[str, set[str]] = {"rollback": set(), "quarantine": set(), "plan": set()}
+
+    def ask(*words: str, code: int = 0) -> dict[str, Any]:
+        answer = terminal.run(*words, "--json")
+        assert answer.code == code, (words, answer.out)
+        found = hold(words[0], answer)
+        seen.setdefault(words[0], set()).update(keys_of(found, DOCUMENTED[words[0]]))
+        return found
+
+    plan = ask("plan")
+    assert [a_pass["store"] for a_pass in plan["passes"]] == [None, "sync", "balances"]
+    assert plan["passes"][0]["kind"] == "sql"
+    assert plan["left_behind"]["balances"] >= 1  # an estimate
+    assert plan["unreadable"] == {"balances": 1}
+    assert plan["undo"]["rows_estimate"] > 0
+    assert plan["undo"]["not_behind"] is None
+    assert (plan["migrations"][0]["quarantine"], plan["migrations"][0]["min_reader"]) == (True, 2)
+    assert ask("boot", code=14)["quarantined"] == 2
+    insert(terminal, "UPDATE balances SET value = '{}' WHERE key = 'odd'")
+    insert(terminal, "DELETE FROM balances WHERE key = 'half'")
+    assert {row["now"] for row in ask("quarantine")["quarantine"]} == {"changed", "gone"}
+    insert(terminal, "INSERT INTO tips VALUES (150)")
+    insert(terminal, "INSERT INTO sync VALUES ('new', '{\"type\":\"refund\"}')")
+    dry = ask("rollback", "--to", "3", "--dry-run")
+    done = ask("rollback", "--to", "3", code=14)  # the next migration forgets the two
+    assert (dry["way"], dry["refusal"]) == ("down", None)
+    assert done["kept"] == dry["kept"]
+    assert [(e["version"], e["what"]) for e in done["kept"]] == [(4, "removed"), (None, "kept")]
+    assert done["kept"][0]["first"] == ["sync/new"]
+    # Held: an edited file bars the way down, and a sale the backup.
+    ask("migrate")
+    insert(terminal, "INSERT INTO sync VALUES ('newer', '{}')")
+    fourth.write_text(FOURTH + "# edited\n")
+    held = ask("rollback", "--to", "3", code=13)
+    assert (held["verdict"], held["error"]["facts"]["cause"]) == ("HELD", "NO_WAY_BACK")
+    assert "edited" in held["error"]["facts"]["in_the_way"]["message"]
+    assert ask("rollback", "--to", "3", "--dry-run", code=13)["refusal"] == held["error"]
+    # The next run names it, and what cannot be undone is told before and behind it.
+    (folder / "0005_of_the_test.py").write_text(
+        "from agent.core.migration import *\nVERSION, NAME = 5, 'of the test'\n"
+        "STEPS = [each('sync', lambda record, context: KEEP, fields=['five'])]\n"
+    )
+    assert ask("plan")["undo"]["not_behind"] == 5
+    assert ask("boot")["edited_migrations"] == [fourth.name]
+    assert terminal.run("commit").code == 0
+    restored = ask("rollback", "--to", "4")
+    assert restored["way"] == "restore"
+    for verb in ("rollback", "quarantine", "plan"):
+        assert own_keys(verb) - seen[verb] == set()
+    rows = ask("history")["history"]
+    assert [row["state"] for row in rows[-2:]] == ["applied", "rolled_back"]
+    facts = {"backup", "before", "quarantined", "despite_unsettled"}
+    for row in rows:
+        assert set(row["facts"]) == (facts if row["state"] != "failed" else set())
+
+
 def test_people_get_plain_lines_of_eighty_characters(upgraded: Terminal) -> None:
-    for verb in ("status", "backups", "verify", "validate", "history", "health", "profile"):
+    verbs = ("status", "backups", "verify", "validate", "history", "health", "profile")
+    for verb in (*verbs, "quarantine"):
         answer = upgraded.run(verb)
         assert answer.code == 0, (verb, answer.err)
         assert answer.err == ""

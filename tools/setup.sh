@@ -30,6 +30,8 @@ look() {
     want util-linux command -v unshare
     # ps names the processes that a killed run must not leave behind.
     want procps command -v ps
+    # A wrong wall clock for one command, which jumps while it runs.
+    want faketime command -v faketime
     # The other end of a serial line or a socket that is not our own code.
     want socat command -v socat
 }

@@ -18,6 +18,7 @@ from tools.bench.measure import ROOT
 from tools.bench.memory import memory
 from tools.bench.starts import idle_boot
 from tools.bench.upgrades import flash, passes_alone, upgrade_cpu
+from tools.bench.ways import fused_or_not, way_back
 
 
 def main() -> int:
@@ -33,6 +34,8 @@ def main() -> int:
             "all-three": lambda: upgrade_cpu(folder, records, 3, times),
             "flash": lambda: flash(folder, records),
             "passes": lambda: passes_alone(folder, records, times),
+            "fused": lambda: fused_or_not(folder, records, times),
+            "rollback": lambda: way_back(folder, records, times),
             "backup": lambda: backup_figures(folder, records, times),
             "memory": lambda: memory(folder, given.small, given.large),
         }

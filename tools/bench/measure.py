@@ -49,7 +49,12 @@ def run(command: Sequence[str]) -> Cost:
 
 def boot(root: Path) -> tuple[str, ...]:
     """The command that boots one terminal."""
-    return (*POSAGENT, "--root", str(root), "boot", "--json")
+    return posagent(root, "boot")
+
+
+def posagent(root: Path, *words: str) -> tuple[str, ...]:
+    """A command on one terminal."""
+    return (*POSAGENT, "--root", str(root), *words, "--json")
 
 
 def medians(times: int, *subjects: Callable[[], Cost]) -> list[Cost]:

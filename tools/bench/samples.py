@@ -38,17 +38,21 @@ class Sample:
         """A new copy under the same name; the one before is gone. On flash when this returns."""
         shutil.rmtree(self._copy, ignore_errors=True)
         shutil.copytree(self._original, self._copy)
-        folder = self._copy / "migrations"
-        folder.mkdir()
-        names = sorted(path.name for path in (ROOT / "migrations").glob("0*.py"))
-        for name in (*names[: self.migrations], "stores.json"):
-            shutil.copy(ROOT / "migrations" / name, folder / name)
+        self.install(self.migrations)
         path = self._copy / "etc" / "posagent" / "config.json"
         config = {**json.loads(path.read_text()), "migrations_dir": "/migrations"}
         config.update(self.overrides)
         path.write_text(json.dumps(config))
         os.sync()
         return self._copy
+
+    def install(self, migrations: int) -> None:
+        """Put the first so many of the shipped files on the copy."""
+        folder = self._copy / "migrations"
+        folder.mkdir(exist_ok=True)
+        names = sorted(path.name for path in (ROOT / "migrations").glob("0*.py"))
+        for name in (*names[:migrations], "stores.json"):
+            shutil.copy(ROOT / "migrations" / name, folder / name)
 
     def done_with(self) -> None:
         """Remove the copy."""

@@ -100,7 +100,8 @@ def _prepared_walk(root: Path) -> Callable[[], None]:
     """A successor that is ready for its batches, and the function that runs them."""
     config = load_config(str(root), None)
     places = Places(config.pos_db, config.state_dir, config.backups_dir, config.run_dir)
-    plan = MigrationFiles(config.migrations_dir).load(0)
+    files = MigrationFiles(config.migrations_dir)
+    plan = files.load(0)
     shutil.copy(places.pos, places.next)
     row = RunRow(
         kind="migrate",
@@ -127,8 +128,9 @@ def _prepared_walk(root: Path) -> Callable[[], None]:
     build.start_run(successor, row)
 
     def walk() -> None:
-        contexts = plan.contexts(row.now, row.device_id)
-        passes.run_passes(successor, plan, contexts, profile, lambda a_pass, cursor: None)
+        plan.bind(row.now, row.device_id, {})
+        work = passes.Passes(successor, plan, profile, files.contracts)
+        work.run(lambda a_pass, cursor: None)
         database.leave_wal(successor, places.next)
 
     return walk
