@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# As many tests at once as there are processors; WORKERS=1 gives them one after the other.
+WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## Say what can be made.
 	@sed -n 's/^\([a-z]*\):[^#]*## /make \1|/p' Makefile | while IFS='|' read -r name text; do \
 		printf '%-12s %s\n' "$$name" "$$text"; done
-	@echo "PYTHON=/usr/bin/python3.11 chooses the interpreter, PYTEST_ARGS='-k switch' the tests."
+	@echo "PYTHON=/usr/bin/python3.11 chooses the interpreter, PYTEST_ARGS='-k switch' the tests, WORKERS=1 how many at once."
 
 demo: $(VENV)/.installed ## Upgrade a sample terminal of 100,000 records at boot and show the result.
 	rm -rf $(DEMO)
@@ -32,7 +34,7 @@ demo: $(VENV)/.installed ## Upgrade a sample terminal of 100,000 records at boot
 test: $(VENV)/.installed-dev ## Check everything: lint, types and tests. This is what CI runs.
 	@PYTHON=$(BIN)/python sh tools/setup.sh tests
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style and types only.
 	$(BIN)/python -m ruff check

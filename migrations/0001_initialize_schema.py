@@ -1,7 +1,8 @@
 """Every record of the four stores learns which schema it has and when it got it.
 
-An updatedAt that the application had written before is kept for the way back. Records that are no object (the bare string `device_id`, the queue, which is a
-list) have no place for fields and stay as they are.
+An updatedAt that the application had written before is kept for the way back. Records that are no
+object (the bare string `device_id`, the queue, which is a list) have no place for fields and stay
+as they are.
 """
 
 from agent.core.migration import NOW, set_field

@@ -324,9 +324,19 @@ STATEMENTS = (
 MADE_TABLES = ('ma"de', "made2")
 
 
+def _stamp(draw: st.DrawFn, chain: Chain) -> None:
+    """Give most migrations a step that sets the same field anew, as a version or a time is."""
+    store, path = draw(store_names), draw(few_paths)
+    for steps in chain:
+        if draw(st.sampled_from((True, True, False))):
+            value = draw(weighed(st.just(TO_VERSION), st.just(NOW), few_values))
+            steps.insert(draw(st.integers(0, len(steps))), set_field(store, path, value))
+
+
 @st.composite
-def whole_chains(draw: st.DrawFn, longest: int = 4) -> Chain:
-    """Migrations over both stores: fields, money, records that move, schema statements."""
+def whole_chains(draw: st.DrawFn, longest: int = 4, for_good: bool = False) -> Chain:
+    """Migrations over both stores: fields, money, records that move, schema statements; with
+    `for_good` sometimes a step that cannot be undone."""
     focus = st.sampled_from(draw(st.lists(few_paths, min_size=1, max_size=2)))
     ways = weighed(focus, focus, paths)
     stores = weighed(st.just(STORES[0]), store_names)
@@ -334,9 +344,13 @@ def whole_chains(draw: st.DrawFn, longest: int = 4) -> Chain:
     step = weighed(plain, plain, plain, store_names.flatmap(money_steps), moves(STORES))
     some = weighed(st.lists(step, min_size=2, max_size=5), st.lists(step, max_size=2))
     chain = draw(st.lists(some, min_size=1, max_size=longest))
+    if draw(st.booleans()):
+        _stamp(draw, chain)
     for statement in draw(st.lists(st.sampled_from(STATEMENTS), unique=True, max_size=2)):
         steps = chain[draw(st.integers(0, len(chain) - 1))]
         steps.insert(draw(st.integers(0, len(steps))), statement)
+    if for_good and not draw(st.integers(0, 3)):
+        chain[draw(st.integers(0, len(chain) - 1))].append(each("s", up_mixes, fields=NAMES))
     return chain
 
 

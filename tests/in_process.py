@@ -26,7 +26,7 @@ from agent.core.tally import difference
 from agent.core.terminal import TABLE, Places, RunRow
 from agent.edges import database
 from agent.ground.codec import encode
-from agent.verbs import build, passes, prove, rows, schema, survey, way_down
+from agent.verbs import build, moving, passes, prove, rows, schema, survey, way_down
 from tests import chains
 from tests import independent_reader as reader
 
@@ -54,6 +54,12 @@ class World(NamedTuple):
     @property
     def head(self) -> int:
         return len(self.chain)
+
+    @property
+    def lowest(self) -> int:
+        """The lowest version that a way down leads to: the highest one that cannot be undone."""
+        numbered = enumerate(self.chain, 1)
+        return max((v for v, steps in numbered for s in steps if not s.reversible), default=0)
 
     @property
     def contracts(self) -> Contracts:
@@ -207,7 +213,7 @@ class Run:
                 self.plan,
                 self.row.before,
                 self.contracts,
-                passes.moves_of(self.source, self.plan, connection),
+                moving.moves_of(self.source, self.plan, connection),
                 self.limits,
                 no_mark,
             )
@@ -388,16 +394,21 @@ def _bag(db: sqlite3.Connection, table: str) -> list[str]:
     return sorted(map(repr, found))
 
 
-def ledgers_of(path: Path) -> list[tuple[str, str, Any]]:
-    """What the file keeps for the way back of its records. The order of an object's names plays no
-    part, and so none in which the fields of one record stand."""
+def ledgers_of(path: Path, above: int = 0) -> list[tuple[str, str, Any]]:
+    """What the file keeps for the ways back of its records, moves and statements, of the versions
+    above one. The order of an object's names plays no part, and so none in which the fields of one
+    record stand."""
     with read(path) as db:
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (TABLE,)).fetchone():
             return []  # no agent was here yet
-        sql = f"SELECT kind, key, value FROM {TABLE} WHERE kind LIKE 'undo:%' OR kind = 'moved'"
-        return [
-            (kind, key, _in_order(reader.parse(row))) for kind, key, row in sorted(db.execute(sql))
-        ]
+        found = sorted(db.execute(f"SELECT kind, key, value FROM {TABLE}"))
+    return [
+        (kind, key, _in_order(reader.parse(row)))
+        for kind, key, row in found
+        for version in (kind[5:] if kind.startswith("undo:") else key[:4],)
+        if kind.startswith("undo:") or kind in ("moved", "there")
+        if int(version) > above
+    ]
 
 
 def _in_order(row: Any) -> Any:

@@ -17,8 +17,9 @@ import pytest
 from agent.cli.new import snake_case
 from agent.core.applied import Applied
 from agent.core.ledger import Ledger
+from agent.core.meaning import run_pass
 from agent.core.migration import Migration, Step
-from agent.core.plan import Plan, check_plan, run_pass
+from agent.core.plan import Plan, check_plan
 from agent.edges.migration_files import read_contracts
 from agent.ground.codec import decode, encode
 from agent.ground.errors import MigrationsRejected, ValidationError

@@ -21,15 +21,18 @@ import pytest
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 
+from agent.core.migration import remove_field, set_field
 from agent.core.terminal import TABLE
 from agent.ground.codec import decode, encode
 from agent.ground.errors import ValidationError
+from agent.verbs.way_down import NoWayDown
 from tests import chains
 from tests import in_process as files
 from tests import independent_reader as reader
 from tests.in_process import NOW_MS, Run, World
 
-EXAMPLES = int(__import__("os").environ.get("N", 60))
+# Of each kind; a night of them is asked for by the environment.
+EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
 usual = settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -38,9 +41,9 @@ usual = settings(
 
 
 @st.composite
-def worlds(draw: st.DrawFn, longest: int = 4) -> World:
+def worlds(draw: st.DrawFn, longest: int = 4, for_good: bool = False) -> World:
     """A chain of migrations, the stores.json that follows it, and bounds that make many batches."""
-    chain = draw(chains.whole_chains(longest))
+    chain = draw(chains.whole_chains(longest, for_good))
     rules = {store: draw(chains.rules()) for store in chains.STORES}
     return World(
         chain,
@@ -61,8 +64,8 @@ class Tries:
         self.found[what] += 1
         event(what)
 
-    def check(self, least: float = 0.5) -> None:
-        """Most examples went the whole way."""
+    def check(self, least: float = 0.3) -> None:
+        """Most examples went the whole way; with a margin for what chance may bring."""
         print(self.found)
         assert self.found["done"] >= least * self.found.total(), self.found
 
@@ -113,23 +116,11 @@ def one_by_one(path: Path, world: World, how: Runs) -> list[Path]:
     return found
 
 
-def same_frame(path: Path, other: Path, world: World) -> None:
-    """All that is no record is the same: schema word for word, other tables row by row."""
-    one, two = files.schema_of(path), files.schema_of(other)
-    added = any(step.ddl and step.ddl.verb == "ALTER" for steps in world.chain for step in steps)
-    apart = ("outbox",) if added else ()  # an added column stays on the way down
-    for name in apart:
-        del one["table", name], two["table", name]
-    assert one == two
-    without = (*world.stores, TABLE, *apart, "sqlite_master")
-    assert files.content_of(path, without) == files.content_of(other, without)
-
-
 def test_one_plan_equals_its_migrations_and_every_version_on_the_way_comes_back() -> None:
     tries = Tries()
 
     @usual
-    @given(worlds(), chains.contents(), chains.shapes, st.data())
+    @given(worlds(for_good=True), chains.contents(), chains.shapes, st.data())
     def example(world: World, texts: files.Texts, shape: chains.Shape, data: st.DataObject) -> None:
         how = data.draw(runs(world.head))
         stops = data.draw(st.sets(st.integers(0, world.head - 1)))
@@ -160,12 +151,15 @@ def up_and_down(
     assert at, "done in one go and not one by one"
     same_files(path, at[-1], world)
     assert files.money_of(path, world, world.head) == files.money_of(at[0], world, 0)
-    for version in range(world.head):
+    for version in range(world.lowest):
+        with pytest.raises(NoWayDown):
+            taken(path, world, version, how)
+    for version in range(world.lowest, world.head):
         back = copied(path, "back")
         if taken(back, world, version, how):
             same_files(back, at[version], world)
     for version in sorted(stops, reverse=True):
-        if taken(path, world, version, how):
+        if version >= world.lowest and taken(path, world, version, how):
             same_files(path, at[version], world)
     for end in how.ends:
         if end > files.version_of_file(path):
@@ -179,7 +173,8 @@ def taken(path: Path, world: World, version: int, how: Runs) -> bool:
     cannot be done."""
     with files.ready(path, world, version, *how.given(version or 1)) as run:
         run.build()
-        assert run.kept == []
+        # A record that has a move's new key all along cannot be told from a newer one.
+        assert [entry for entry in run.kept if not entry["step"].startswith("move ")] == []
         if not proven(run):
             return False
         run.switch()
@@ -201,11 +196,38 @@ def proven(run: Run) -> bool:
 
 
 def same_files(path: Path, other: Path, world: World) -> None:
-    """Two files have the same version, records, ledgers and all that is no record."""
+    """Two files have the same version, records and ledgers, and all that is no record: the schema
+    word for word, other tables row by row."""
     one, two = (files.texts_of(p, world.stores) for p in (path, other))
     assert files.same_texts(one, two) == []
-    assert files.ledgers_of(path) == files.ledgers_of(other)
-    same_frame(path, other, world)
+    added = any(step.ddl and step.ddl.verb == "ALTER" for steps in world.chain for step in steps)
+    # An added column stays on the way down, and the next way up finds it there.
+    apart = ("outbox",) if added else ()
+    ledgers, others = (files.ledgers_of(p, world.lowest) for p in (path, other))
+    if added:
+        ledgers, others = ([row for row in o if row[0] != "there"] for o in (ledgers, others))
+    assert ledgers == others
+    schema, expected = files.schema_of(path), files.schema_of(other)
+    for name in apart:
+        del schema["table", name], expected["table", name]
+    assert schema == expected
+    without = (*world.stores, TABLE, *apart, "sqlite_master")
+    assert files.content_of(path, without) == files.content_of(other, without)
+
+
+def test_an_object_that_two_steps_leave_empty_on_their_way_does_not_stop_the_proof() -> None:
+    """It was refused, with every unsettled record: `b` itself is declared by no step."""
+    chain = [[set_field("s", "b.b", 1)], [remove_field("s", "b.b")]]
+    rules = {"unsettled": [{"every_record": True}], "amount": "amount", "currency": "cur"}
+    document = chains.document_of(chain, dict.fromkeys(chains.STORES, rules))
+    texts = {"s": {"k": '{"a":1}', "l": '{"b":{}}'}, chains.STORES[1]: {}}
+    with folder() as place:
+        path, world = place / "pos.db", World(chain, document, 2, 40)
+        files.make(path, chains.Shape(4096, (False, False), ()), texts)
+        files.migrated(path, world, 2)
+        assert files.texts_of(path, ["s"])["s"] == {"k": '{"a":1,"b":{}}', "l": '{"b":{}}'}
+        files.migrated(path, world, 0)
+        assert files.texts_of(path, ["s"])["s"] == texts["s"]
 
 
 # --- cuts ----------------------------------------------------------------------------------------
@@ -337,6 +359,7 @@ class Application:
         store = files.quoted(edit.store)
         if edit.kind == "delete":
             db.execute(f"DELETE FROM {store} WHERE key = ?", (key,))
+            self.touched.add((edit.store, key))
             return
         text = db.execute(f"SELECT value FROM {store} WHERE key = ?", (key,)).fetchone()[0]
         record = decode(text)
@@ -424,6 +447,8 @@ class Journey:
         """One leg; False where the proof found that money moves. A leg that cannot be done leaves
         the file as it is."""
         before, there = self.texts(), self.version
+        if to > there:
+            self.seen[there], self.touched[there] = before, set()
         how = (NOW_MS + number, f"device_{number}")
         slowly = self._step_by_step(to, *how)
         try:
@@ -436,19 +461,22 @@ class Journey:
             assert slowly is None, "it can be done one by one"
             return True
         assert slowly is not None, "it cannot be done one by one"
+        if to != there:
+            same_files(self.path, self.path.with_name("slowly"), self.world)
+        if to > there:
+            self.seen.update({version: found for version, found, _ in slowly})
+            self.touched.update({version: set() for version, _, _ in slowly})
+        for version, found, removed in slowly if to < there else ():
+            self._is_as_it_was(version, found, before, removed)
         self.version = to
-        if to == there:
-            return True
-        same_files(self.path, slowly, self.world)
-        if to < there:
-            self._came_back(before, run.kept)
         return True
 
-    def _step_by_step(self, to: int, now: int, device_id: str) -> Path | None:
-        """The same leg with a run for each version, and what is seen on the way up; None where it
-        cannot be done."""
-        slowly = copied(self.path, "slowly")
-        seen = {}
+    def _step_by_step(
+        self, to: int, now: int, device_id: str
+    ) -> list[tuple[int, files.Texts, bool]] | None:
+        """The same leg with a run for each version: the version, its records, and whether anything
+        newer was said to be removed by then. None where it cannot be done."""
+        slowly, found, removed = copied(self.path, "slowly"), [], False
         for version in versions_between(self.version, to):
             try:
                 with files.ready(slowly, self.world, version, now, device_id) as run:
@@ -456,27 +484,28 @@ class Journey:
                     run.switch()
             except ValidationError:
                 return None
-            seen[version] = files.texts_of(slowly, self.world.stores)
-        if to > self.version:
-            self.seen.update(seen)
-            self.touched.update({version: set() for version in seen})
-        return slowly
+            removed = removed or any(entry["what"] == "removed" for entry in run.kept)
+            found.append((version, files.texts_of(slowly, self.world.stores), removed))
+        return found
 
-    def _came_back(self, newest: files.Texts, kept: list[dict[str, Any]]) -> None:
-        """Everything is as it was when the file was last here, but for what applications did."""
-        found, older = self.texts(), self.seen[self.version]
-        moving = {(store, key) for store in chains.STORES for key in chains.MOVING_KEYS}
-        for store, key in places(newest) - moving:
-            assert key in found[store], (store, key)
-            if (store, key) not in self.touched[self.version]:
+    def _is_as_it_was(
+        self, version: int, found: files.Texts, newest: files.Texts, removed: bool
+    ) -> None:
+        """On the way down everything is as it was when the file was last at a version, but for what
+        applications did since."""
+        older, touched = self.seen[version], self.touched[version]
+        moving = move_places(self.world)
+        if not moving & touched:
+            moving = set()  # what moved has moved back
+        for store, key in (places(found) | places(older)) - moving:
+            if (store, key) in touched:
+                assert (key in found[store]) == (key in newest[store]), (store, key)
+            else:
                 assert reader.same_value(found[store][key], older[store][key]), (store, key)
-        assert not places(found) - places(newest) - moving
         assert len(places(found)) == len(places(newest))
         assert untouched_parts(found) == untouched_parts(newest)
-        removed = [entry for entry in kept if entry["what"] == "removed"]
         for word in self.words:
-            if word in repr(newest) and word not in repr(found):
-                assert removed, word
+            assert removed or word in repr(found) or word not in repr(newest), word
 
 
 def versions_between(there: int, to: int) -> list[int]:
@@ -486,6 +515,14 @@ def versions_between(there: int, to: int) -> list[int]:
 
 def places(texts: files.Texts) -> set[tuple[str, str]]:
     return {(store, key) for store, rows in texts.items() for key in rows}
+
+
+def move_places(world: World) -> set[tuple[str, str]]:
+    """Where a move of the chain takes records from and puts them."""
+    found: set[tuple[str, str]] = set()
+    for step in (step for steps in world.chain for step in steps if step.kind == "move_record"):
+        found |= {(step.store, str(step.key)), (step.target[0], step.target[1])}
+    return found
 
 
 def untouched_parts(texts: files.Texts) -> Counter[str]:
@@ -536,6 +573,7 @@ def test_the_proof_refuses_a_file_after_any_single_change() -> None:
 
     example()
     tries.check()
+    print(refused)
     assert refused.keys() == {change.__name__ for change in CHANGES}, refused
 
 
@@ -561,13 +599,13 @@ class Tampering:
 
     def unsettled(self) -> list[tuple[str, str]]:
         """Where the unsettled records of the old file lie, those that no move can have moved."""
-        rules, version = self.rules(self.run.row.from_version), self.run.row.from_version
-        assert version == files.version_of_file(self.run.path)
+        rules = self.rules(files.version_of_file(self.run.path))
+        moving = move_places(self.run.world)
         return [
             (store, key)
             for store, rows in files.texts_of(self.run.path, self.stores).items()
             for key, text in rows.items()
-            if key not in chains.MOVING_KEYS and files.is_unsettled(rules[store], key, text)
+            if (store, key) not in moving and files.is_unsettled(rules[store], key, text)
         ]
 
 
@@ -628,8 +666,8 @@ def puts_a_record_in(it: Tampering, pick: int) -> bool:
 
 
 def changes_another_table(it: Tampering, pick: int) -> bool:
-    it.db.execute("UPDATE odd SET a = 1, b = 2 WHERE a = 1 AND b = 2.5")
-    return True
+    # Triggers of the application may have emptied it.
+    return it.db.execute("UPDATE odd SET b = 2 WHERE a = 1 AND b = 2.5").rowcount > 0
 
 
 def drops_a_trigger_or_an_index(it: Tampering, pick: int) -> bool:
@@ -679,7 +717,7 @@ def test_a_number_that_no_step_names_keeps_every_character_up_and_down() -> None
             tries.note("with literals")
 
     example()
-    tries.check(0.4)
+    tries.check()
     assert tries.found["with literals"] > EXAMPLES // 3
 
 

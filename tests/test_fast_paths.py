@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from agent.core.appending import Appender, only_appends
 from agent.core.ledger import Ledger
+from agent.core.meaning import run_pass
 from agent.core.migration import DEVICE_ID, FROM_VERSION, NOW, Migration, set_field
-from agent.core.plan import Pass, Plan, run_pass
+from agent.core.plan import Pass, Plan
 from agent.core.stores import Store
 from agent.ground.codec import decode, encode, same_value
 

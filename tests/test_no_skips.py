@@ -23,13 +23,16 @@ WAYS = {
 PASSES = "def test_that_passes(): pass\n"
 
 
-def run_pytest(folder: Path, text: str, ci: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, text: str, ci: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Runs pytest on one file `test_one.py` beside one passing test; `ci` is the value of CI."""
     shutil.copy(CONFTEST, folder / "conftest.py")
     (folder / "test_one.py").write_text(text)
     (folder / "test_two.py").write_text(PASSES)
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder)],
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("--rootdir", str(folder), *words),
+        ],
         cwd=folder,
         env={**os.environ, "CI": ci, "PYTEST_ADDOPTS": ""},
         capture_output=True,
@@ -38,9 +41,12 @@ def run_pytest(folder: Path, text: str, ci: str) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.parametrize("at_once", [(), ("--numprocesses=2",)], ids=["one", "two at once"])
 @pytest.mark.parametrize("text", list(WAYS.values()), ids=list(WAYS))
-def test_a_test_that_did_not_run_fails_ci_by_name(tmp_path: Path, text: str) -> None:
-    ran = run_pytest(tmp_path, text, ci="1")
+def test_a_test_that_did_not_run_fails_ci_by_name(
+    tmp_path: Path, text: str, at_once: tuple[str, ...]
+) -> None:
+    ran = run_pytest(tmp_path, text, "1", *at_once)
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert "skipped, which CI does not allow" in ran.stdout
     assert "test_one.py" in ran.stdout.split("CI does not allow")[1]

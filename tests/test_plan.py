@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.core.meaning import move_keys, moves_done, replay, run_pass
 from agent.core.migration import (
     KEEP,
     NOW,
@@ -30,16 +31,7 @@ from agent.core.migration import (
     rename_field,
     set_field,
 )
-from agent.core.plan import (
-    Plan,
-    check_plan,
-    move_keys,
-    moves_done,
-    passes_of,
-    plan_digest,
-    replay,
-    run_pass,
-)
+from agent.core.plan import Plan, check_plan, passes_of, plan_digest
 from agent.core.steps import apply_step
 from agent.core.stores import Contracts
 from agent.ground.codec import decode, encode

@@ -419,6 +419,25 @@ def test_killed_while_what_would_be_lost_is_counted_it_leaves_what_the_next_boot
         shutil.rmtree(terminal.root)
 
 
+def test_cut_behind_the_image_of_a_backup_it_is_never_taken_for_a_successor_to_resume(
+    tmp_path: Path,
+) -> None:
+    """pos.db is the very file that the run migrated whose row is in the backup."""
+    terminal = new_terminal(tmp_path / "t", records=60, unsettled=8)
+    before = terminal.pos.read_bytes()
+    assert terminal.boot().code == 0
+    assert terminal.run("backup").code == 0
+    assert terminal.run("rollback", "--to", "0", "--json").json["way"] == "switch back"
+    assert terminal.pos.read_bytes() == before
+    words = [*COMMAND, "--root", str(terminal.root), "restore", "2", "--json"]
+    at = "fsync pos.db.next"
+    traced = killing.trace(words, tmp_path / "seen", victim="supervisor", at=at)
+    assert traced.killed, traced.out
+    assert terminal.boot().json["verdict"] == "HELD"
+    assert terminal.listing() == ["pos.db", "posagent"]
+    assert terminal.pos.read_bytes() == before
+
+
 def contract(**stores: dict[str, Any]) -> Contract:
     """A contract of these stores alone."""
     return Contract({"since": 0, "stores": stores})

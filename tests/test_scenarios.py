@@ -24,7 +24,7 @@ import pytest
 from agent.edges import database
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.errors import ValidationError
-from agent.verbs import passes, rows, survey
+from agent.verbs import moving, rows, survey
 from agent.verbs.prove import prove_migration
 from tests import filesystems as fs
 from tests import independent_reader as reader
@@ -324,7 +324,7 @@ def test_a4_a_store_that_came_out_empty_is_found_by_the_proof(tmp_path: Path, st
                 plan,
                 found.tally.as_json(),
                 files.contracts,
-                passes.moves_of(before, plan, after),
+                moving.moves_of(before, plan, after),
                 LIMITS,
                 lambda *_: None,
             )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from agent.core.meaning import run_pass
 from agent.core.migration import (
     DEVICE_ID,
     FROM_VERSION,
@@ -26,7 +27,7 @@ from agent.core.migration import (
     rename_field,
     set_field,
 )
-from agent.core.plan import Pass, run_pass
+from agent.core.plan import Pass
 from agent.core.steps import apply_step, changed_paths, undeclared_change
 from agent.ground.codec import decode, encode
 from agent.ground.errors import MigrationsRejected, ValidationError

@@ -170,9 +170,7 @@ class _Planner:
             figures.of_pass(a_pass, reading, self.profile) for a_pass in loaded.passes
         ]
         result["undo"] = figures.undo(loaded, reading)
-        result["left_behind"] = {
-            name: figures.scaled(reading, name, n) for name, n in reading.left.items() if n
-        }
+        result["left_behind"] = figures.left_behind(loaded, reading)
         self._guard(reading)
         self._space(loaded, reading)
         self._way_back()

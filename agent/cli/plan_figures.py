@@ -34,6 +34,18 @@ def scaled(reading: Reading, name: str, count: int) -> int:
     return -(-count * readable // max(tried, 1))
 
 
+def left_behind(loaded: Plan, reading: Reading) -> dict[str, int]:
+    """How many records of each store a run would leave as they are: those that cannot be read, and
+    those that the steps could not do, reckoned from the sample."""
+    found = {}
+    for name in sorted(loaded.stores()):
+        unreadable = reading.unreadable.get(name, 0) if name not in reading.judged else 0
+        count = scaled(reading, name, reading.left[name]) if reading.left.get(name) else 0
+        if unreadable + count:
+            found[name] = unreadable + count
+    return found
+
+
 def undo(loaded: Plan, reading: Reading) -> dict[str, Any]:
     """What the way back will need: rows and bytes that stay in pos.db, and which versions cannot be
     gone back behind."""

@@ -10,12 +10,12 @@ from time import process_time_ns
 
 from agent.core import left_behind
 from agent.core.ledger import Ledger
-from agent.core.plan import run_pass
+from agent.core.meaning import run_pass
 from agent.core.tally import Tally
 from agent.edges import database
 from agent.ground.codec import decode, encode
 from agent.ground.errors import ValidationError
-from agent.verbs import rows, survey
+from agent.verbs import reading, rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,6 +69,10 @@ class Reading:
 
     def read(self, connection: Connection, name: str) -> None:
         """Count a store's records and try the steps on some. Raises SqliteError."""
+        with database.lenient_text(connection):
+            self._read(connection, name)
+
+    def _read(self, connection: Connection, name: str) -> None:
         store = self.contract.stores[name]
         touched = name in self.loaded.stores()
         self.tally.start(name)
@@ -79,16 +83,11 @@ class Reading:
         steps = [p for p in self.loaded.passes if p.store == name and p.kind != "move"]
         mixed = self.contract.has_left(name)
         stride = 0
+        limits = (self.config.profile.record_bytes_max, self.config.profile.record_depth_max)
         for number, (key, value) in enumerate(_rows_in_slices(connection, name)):
-            if number % survey.ROWS_PER_MARK == 0:
+            if number % reading.ROWS_PER_MARK == 0:
                 self.mark(f"reading {name}")
-            reason = survey.why_unreadable(key, value, self.config.profile.record_bytes_max)
-            record = None
-            if not reason:
-                try:
-                    record = decode(value, self.config.profile.record_depth_max)
-                except ValueError as error:
-                    reason = str(error)
+            record, reason = reading.read_with_care(key, value, limits)
             if reason:
                 self._unreadable(name, key, value, reason)
                 self.tally.add_unreadable(store)
@@ -108,7 +107,7 @@ class Reading:
         if name not in self.judged or self.unreadable[name] > UNREADABLE_SHOWN:
             return  # it is kept as it is; `unreadable` counts it
         if not self.contract.is_left(name, key, value):
-            self.refuse(survey.cannot_be_read(name, key, reason), False)
+            self.refuse(reading.cannot_be_read(name, key, reason), False)
 
     def _sample(self, steps: list[Pass], name: str, key: str, value: str) -> None:
         """Migrate a copy of one record: what the steps take, what they make of its size, what its

@@ -8,7 +8,7 @@ application has changed since is an ordinary one of the file's version. Nothing 
 from __future__ import annotations
 
 from agent.core.ledger import Ledger
-from agent.core.plan import Move, run_pass
+from agent.core.meaning import Move, run_pass
 from agent.core.steps import apply_step, shown
 from agent.ground.codec import decode, encode
 from agent.ground.digest import sha256

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from agent.core import left_behind
 from agent.core.steps import shown
 from agent.core.tally import Tally
 from agent.edges import database, quiet
@@ -15,7 +16,7 @@ from agent.edges.config import places_of
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.errors import AgentError, Busy, NeedsTechnician, ValidationError
 from agent.service.apart import answer_apart, apart
-from agent.verbs import rows, survey
+from agent.verbs import reading, rows, survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,14 +45,17 @@ def planned(config: Config, version: int, files: MigrationFiles) -> tuple[set[st
     if not 0 <= version < files.head:
         return set(), ""
     try:
-        said = apart(config, lambda mark: _stores(files, version))
+        said = apart(config, lambda mark: _stores(config, files, version))
         return set(said["stores"]), ""
     except AgentError as error:
         return set(), error.message
 
 
-def _stores(files: MigrationFiles, version: int) -> dict[str, Any]:
-    return {"stores": sorted(files.load(version).stores())}
+def _stores(config: Config, files: MigrationFiles, version: int) -> dict[str, Any]:
+    """The stores in which the pending plan stops at a record that cannot be read."""
+    plan = files.load(version)
+    judged = left_behind.judged(plan, files.contracts, config.profile.quarantine_unsettled)
+    return {"stores": sorted(judged)}
 
 
 def validated(
@@ -95,7 +99,7 @@ async def is_valid(config: Config) -> bool:
     plan_stores: set[str] = set()
     if 0 <= version < files.head:
         try:
-            said = await answer_apart(config, lambda mark: _stores(files, version))
+            said = await answer_apart(config, lambda mark: _stores(config, files, version))
             plan_stores = set(said["stores"])
         except AgentError:
             pass  # judged by the money alone, as `validate` does and says
@@ -163,9 +167,9 @@ def _walked(
         tally.start(name)
         unreadable = left = 0
         mixed = contract.has_left(name)
-        for key, value, record, reason in survey.records_of(connection, name, False, limits):
+        for key, value, record, reason in reading.records_of(connection, name, False, limits):
             done += 1
-            if done % survey.ROWS_PER_MARK == 0:
+            if done % reading.ROWS_PER_MARK == 0:
                 mark()
             left += mixed and contract.is_left(name, key, value)
             if not reason:

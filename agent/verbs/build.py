@@ -135,7 +135,7 @@ def end_run(connection: Connection, places: Places, row: RunRow, plan: Plan | No
             applied.note_plan(connection, row, plan)
         connection.execute(f"PRAGMA user_version = {row.to_version:d}")
         row.state = "sealed"
-        row.left = rows.count(connection, "quarantine")
+        row.left = rows.count_quarantined(connection)
         rows.write_run(connection, row)
         for sql in triggers:  # last of all, for the same reason
             connection.execute(sql)

@@ -14,13 +14,13 @@ from agent.core.left_behind import (
     record_digest,
     record_name,
 )
-from agent.core.plan import Move
+from agent.core.meaning import Move
 from agent.core.steps import shown
 from agent.edges.database import begin, commit, lenient_text, quoted
 from agent.ground.codec import decode, encode
 from agent.ground.errors import ValidationError
 from agent.verbs import rows
-from agent.verbs.survey import ROWS_PER_MARK, read_with_care, rows_of
+from agent.verbs.reading import ROWS_PER_MARK, read_with_care, rows_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from agent.core.plan import Pass
-    from agent.verbs.passes import Cursor, Passes
+    from agent.verbs.batches import Cursor
+    from agent.verbs.passes import Passes
 
 
 class Unreadable(ValidationError):

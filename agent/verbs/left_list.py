@@ -9,7 +9,7 @@ from agent.core.steps import shown, shown_words
 from agent.edges import quiet
 from agent.edges.database import has_store, lenient_text
 from agent.verbs import rows
-from agent.verbs.survey import rows_of
+from agent.verbs.reading import rows_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

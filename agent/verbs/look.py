@@ -90,7 +90,7 @@ def look(
     facts.went_back = _went_back(places, looked, known_runs, mark)
     facts.prev = _prev(places, looked, mark)
     facts.wal_owed = _owes_wal(places, looked)
-    facts.next = _next(places, looked, profile, mark)
+    facts.next = _next(places, looked, profile, known_runs, mark)
     if facts.prev == "ours" and row is not None and seal is not None:
         facts.written_since = switch.written_since(places, seal) is True or (
             looked.identity(places, mark) != (seal.size, seal.sha256)
@@ -156,13 +156,17 @@ def _owes_wal(places: Places, looked: Looked) -> bool:
     return not holders_of((old.st_dev, old.st_ino), (os.getpid(), os.getppid()))[0]
 
 
-def _next(places: Places, looked: Looked, profile: Profile, mark: Mark) -> str:
+def _next(
+    places: Places, looked: Looked, profile: Profile, known_runs: set[str], mark: Mark
+) -> str:
     if not any(os.path.lexists(places.next + s) for s in ("", *database.SIDE_FILES)):
         return "none"
     row = looked.next_row = _row_of_next(places, profile)
     if (
         row is None
         or row.kind != "migrate"
+        # What a restore wrote out of a backup carries the row of a run that has long ended.
+        or row.run in known_runs
         or row.plan != looked.plan
         or row.from_version != looked.facts.version
         or row.source_size != os.stat(places.pos).st_size

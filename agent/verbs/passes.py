@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from agent.core.appending import Appender, only_appends
 from agent.core.ledger import Ledger
-from agent.core.left_behind import Left, Stopped, record_name
-from agent.core.plan import Move, Pass, Plan, has_step, move_keys, moves_done, run_pass
+from agent.core.left_behind import Left, record_name
+from agent.core.meaning import run_pass
+from agent.core.plan import Pass, Plan, has_step
 from agent.core.steps import shown
 from agent.edges.clock import steady_ms
 from agent.edges.database import (
@@ -22,10 +23,11 @@ from agent.edges.database import (
     quoted,
     refused_by_sqlite,
 )
-from agent.ground.codec import decode, encode, nests_deeper
+from agent.ground.codec import decode, encode
 from agent.ground.errors import ValidationError
-from agent.verbs import leaving, rows, schema
-from agent.verbs.survey import read_with_care, why_unreadable
+from agent.verbs import leaving, moving, rows, schema
+from agent.verbs.batches import Batch, Cursor, as_place, next_batch_rows, read_cursor, sought
+from agent.verbs.reading import check_grown, read_with_care, why_grown, why_unreadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,51 +35,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from agent.core.profile import Profile
-    from agent.core.step import Step
     from agent.core.stores import Contracts
-
-BATCH_ROWS_MIN = 16
-
-
-class Cursor:
-    """How far the passes are: the pass's `number`, its last row done, records done in all."""
-
-    __slots__ = ("after", "done", "number")
-
-    def __init__(self, number: int = 0, after: Any = None, done: int = 0) -> None:
-        self.number = number
-        self.after = after
-        self.done = done
-
-    def as_json(self) -> list[Any]:
-        """Plain values for the cursor row."""
-        return [self.number, self.after, self.done]
-
-
-def read_cursor(connection: Connection) -> Cursor:
-    """Where a successor stands; the beginning when it has no cursor yet."""
-    given = rows.read(connection, "run", "cursor")
-    return Cursor(*given) if given is not None else Cursor()
-
-
-class Batch:
-    """What one commit will write: texts of records, their ledgers, who is left behind."""
-
-    __slots__ = ("back", "changed", "ledgers", "left", "seen", "size")
-
-    def __init__(self) -> None:
-        self.changed: list[tuple[str, Any]] = []
-        self.ledgers: list[tuple[str, str, str]] = []
-        self.left: list[tuple[Stopped, tuple[str, Any, Any]]] = []
-        self.back: list[str] = []  # names of records that are left behind no longer
-        self.size = self.seen = 0
-
-    def note(self, store: str, key: str, ledger: Ledger) -> None:
-        """Add what a record's way back needs."""
-        if ledger.entries:
-            made = rows.ledger_rows(store, key, ledger)
-            self.ledgers += made
-            self.size += sum(len(row[1]) + len(row[2]) for row in made)
 
 
 class Passes:
@@ -112,7 +70,7 @@ class Passes:
             self.number = cursor.number
             try:
                 if a_pass.kind == "move":
-                    self._move(a_pass, cursor)
+                    moving.move_record(self, a_pass, cursor)
                 elif a_pass.kind == "sql":
                     self._sql(a_pass, cursor)
                 elif a_pass.kind == "pick":
@@ -124,7 +82,7 @@ class Passes:
                 raise refused_by_sqlite(error, doing) from error
             on_batch(a_pass, cursor)
 
-    def _end_of_pass(self, cursor: Cursor) -> None:
+    def end_of_pass(self, cursor: Cursor) -> None:
         """Move the cursor behind a pass, inside the transaction that did its last rows."""
         cursor.number += 1
         cursor.after = None
@@ -139,80 +97,21 @@ class Passes:
                 rows.write_there(self.connection, version, step.number)
         elif (version, step.number) not in rows.read_there(self.connection):
             schema.run_statement(self.connection, step, True)
-        self._end_of_pass(cursor)
+        self.end_of_pass(cursor)
         commit(self.connection)
-
-    def _move(self, a_pass: Pass, cursor: Cursor) -> None:
-        move = Move(a_pass)
-        found = self._row(*move.source)
-        moves, stopped = False, None
-        if found is not None:
-            moves, stopped = self._judged(a_pass, move, found[0])
-        begin(self.connection)
-        if found is not None and stopped is not None:
-            leaving.note(self, stopped, *move.source, found[0])
-        if found is not None and moves:
-            self._carry(a_pass, move, found[0])
-            cursor.done += 1
-        self._end_of_pass(cursor)
-        commit(self.connection)
-
-    def _judged(self, a_pass: Pass, move: Move, value: Any) -> tuple[bool, Stopped | None]:
-        """Whether a record is to be moved, and how far it came where it is left behind instead."""
-        version, step = a_pass.steps[0]
-        left = self.left.of(*move.source, value)
-        taken = self._row(*move.target) is not None
-        if a_pass.down:
-            # What was left behind before the move has not been moved.
-            had = left is None or left.version >= version
-            noted = (version, step.number) in rows.read_moved(self.connection)
-            return had and noted and not taken, None
-        if left is not None:
-            return False, None
-        if taken and step.if_exists != "keep":
-            raise ValidationError(
-                f"{'/'.join(move.source)} cannot move: {'/'.join(move.target)} is there"
-            )
-        stopped = leaving.stopped_at_move(self, self.number, value, taken)
-        return stopped is None and not taken, stopped
-
-    def _carry(self, a_pass: Pass, move: Move, value: Any) -> None:
-        """Move a record, inside the caller's transaction. SQLite does it by itself, so that the
-        value keeps its bytes and its type, whatever they are."""
-        version, step = a_pass.steps[0]
-        (store, key), (target, to_key) = move.source, move.target
-        self.connection.execute(
-            f"INSERT INTO {quoted(target)} (key, value) "
-            f"SELECT ?, value FROM {quoted(store)} WHERE key = ?",
-            (to_key, key),
-        )
-        self.connection.execute(f"DELETE FROM {quoted(store)} WHERE key = ?", (key,))
-        if not a_pass.down and step.keeps:
-            rows.write_moved(self.connection, version, step.number, move.source, move.target)
-        left = self.left.of(store, key, value)
-        if left is not None:
-            leaving.rename(self.connection, left, move)
-
-    def _row(self, store: str, key: str) -> tuple[Any] | None:
-        """A record's value as it lies, in a tuple, since NULL is one; None for no record."""
-        with lenient_text(self.connection):
-            found: tuple[Any] | None = self.connection.execute(
-                f"SELECT value FROM {quoted(store)} WHERE key = ?", (key,)
-            ).fetchone()
-        return found
 
     def _pick(self, a_pass: Pass, cursor: Cursor) -> None:
         connection, store = self.connection, quoted(a_pass.store)
         ledger_of = rows.ledger_reader(connection, a_pass.versions()) if a_pass.down else None
         batch = Batch()
         for key in a_pass.keys:
-            row = self._row(a_pass.store, key)
+            row = moving.value_of(self, a_pass.store, key)
             if row is not None:
                 self._one(a_pass, batch, (key, key, row[0], None), ledger_of)
                 cursor.done += 1
         begin(connection)
         self._write(a_pass, batch, f"UPDATE {store} SET value = ? WHERE key = ?")
-        self._end_of_pass(cursor)
+        self.end_of_pass(cursor)
         commit(connection)
 
     def _walk(self, a_pass: Pass, cursor: Cursor, on_batch: Callable[[Pass, Cursor], None]) -> None:
@@ -249,7 +148,7 @@ class Passes:
             self._write(a_pass, batch, update)
             cursor.done += batch.seen
             if batch.seen < batch_rows and batch.size < profile.batch_bytes_max:
-                self._end_of_pass(cursor)
+                self.end_of_pass(cursor)
                 commit(connection)
                 return
             cursor.after = as_place(last)
@@ -375,96 +274,3 @@ class Passes:
     def check_grown(self, store: str, key: str, text: str) -> None:
         """See `check_grown`."""
         check_grown(store, key, text, self.limits)
-
-
-def check_grown(store: str, key: str, text: str, limits: tuple[int, int]) -> None:
-    """Refuse a record that a step made larger or deeper than the next upgrade would read."""
-    reason = why_grown(key, text, limits)
-    if reason:
-        raise ValidationError(f"{store}/{shown(key)} after its steps: {reason}", store=store)
-
-
-def why_grown(key: str, text: str, limits: tuple[int, int]) -> str:
-    """Why the next upgrade would not read a record that a step has changed, or ""."""
-    bytes_max, depth_max = limits
-    reason = why_unreadable(key, text, bytes_max)
-    if not reason and nests_deeper(text, depth_max):
-        reason = f"it nests deeper than {depth_max}"
-    return reason
-
-
-def as_place(at: Any) -> Any:
-    """A row's rowid or key as the cursor row holds it: JSON has no word for a key that is a BLOB,
-    or that holds bytes which are no UTF-8."""
-    if type(at) is bytes:
-        return {"blob": at.hex()}
-    if type(at) is str:
-        data = at.encode("utf-8", "surrogateescape")
-        return at if data.decode("utf-8", "replace") == at else {"text": data.hex()}
-    return at
-
-
-def sought(place: Any) -> tuple[str, Any]:
-    """What stands in SQL for a place, and what is bound to it."""
-    if type(place) is not dict:
-        return "?", place
-    if "blob" in place:
-        return "?", bytes.fromhex(place["blob"])
-    return "CAST(? AS TEXT)", bytes.fromhex(place["text"])
-
-
-def next_batch_rows(batch_rows: int, took_ms: int, profile: Profile) -> int:
-    """Rows of the next batch: halved when one took more than an eighth of the deadline, doubled
-    back towards the profile's bound when it took less than a thirty-second of it."""
-    if took_ms > profile.deadline_ms // 8:
-        return max(batch_rows // 2, BATCH_ROWS_MIN)
-    if took_ms < profile.deadline_ms // 32:
-        return min(batch_rows * 2, profile.batch_rows_max)
-    return batch_rows
-
-
-def moves_of(connection: Connection, plan: Plan, new: Connection | None = None) -> set[int]:
-    """Which moves of the plan move a record, judged on the data before the run. A record that was
-    left behind stays where it is; `new` tells of those that this run left."""
-    present = {}
-    for store, key in move_keys(plan):
-        row = connection.execute(f"SELECT 1 FROM {quoted(store)} WHERE key = ?", (key,)).fetchone()
-        present[store, key] = row is not None
-    stay = _not_moved(new, plan) if new is not None else set()
-    try:
-        done = moves_done(plan, present, rows.read_moved(connection) if plan.down else None, stay)
-    except ValueError as error:
-        raise ValidationError(str(error)) from None
-    return done
-
-
-def moves_left(connection: Connection, plan: Plan, done: set[int]) -> list[tuple[int, Step, str]]:
-    """The moves that a way down does not undo although a record is under the new key: (version,
-    step, where it stays)."""
-    found = []
-    for number, a_pass in enumerate(plan.passes):
-        if a_pass.kind != "move" or number in done:
-            continue
-        store, key = Move(a_pass).source
-        sql = f"SELECT 1 FROM {quoted(store)} WHERE key = ?"
-        if connection.execute(sql, (key,)).fetchone() is not None:
-            version, step = a_pass.steps[0]
-            found.append((version, step, f"{store}/{shown(key)}"))
-    return found
-
-
-def _not_moved(new: Connection, plan: Plan) -> set[int]:
-    """Numbers of the move passes whose record the new file says was left behind before them."""
-    left = rows.quarantined(new)
-    found = set()
-    with lenient_text(new):
-        for number, a_pass in enumerate(plan.passes) if len(left) else ():
-            if a_pass.kind != "move":
-                continue
-            store, key = Move(a_pass).source
-            select = f"SELECT value FROM {quoted(store)} WHERE key = ?"
-            value = new.execute(select, (key,)).fetchone()
-            row = left.of(store, key, value[0]) if value is not None else None
-            if row is not None and row.version < a_pass.steps[0][0]:
-                found.add(number)
-    return found

@@ -24,8 +24,8 @@ from agent.edges.database import (
 from agent.ground.codec import decode
 from agent.ground.errors import ValidationError
 from agent.verbs import rows, schema
+from agent.verbs.reading import ROWS_PER_MARK, read_with_care, rows_of
 from agent.verbs.replay import Replay
-from agent.verbs.survey import ROWS_PER_MARK, read_with_care, rows_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from agent.edges.database import SqliteError, has_rowid, quoted, refused_by_sqli
 from agent.ground.codec import decode
 from agent.ground.errors import SchemaTooNew, ValidationError
 from agent.verbs import rows
-from agent.verbs.survey import ROWS_PER_MARK, why_unreadable
+from agent.verbs.reading import ROWS_PER_MARK, why_unreadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from agent.ground.codec import decode
 from agent.ground.errors import ValidationError
 from agent.verbs import prune, rows
 from agent.verbs.prove import Proof
+from agent.verbs.reading import ROWS_PER_MARK
 from agent.verbs.restore import losses
-from agent.verbs.survey import ROWS_PER_MARK, Survey, survey, unsettled_digests
+from agent.verbs.survey import Survey, survey, unsettled_digests
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

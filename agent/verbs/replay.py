@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from agent.core.ledger import Ledger
 from agent.core.left_behind import brought_up, first_naming, replay_left
-from agent.core.plan import Move, Plan, replay
+from agent.core.meaning import Move, replay
+from agent.core.plan import Plan
 from agent.core.steps import shown, shown_path, undeclared_change
 from agent.core.terminal import TABLE
 from agent.edges.database import lenient_text, quoted
 from agent.ground.codec import decode, encode, same_value
 from agent.ground.errors import ValidationError
 from agent.verbs import rows
-from agent.verbs.passes import check_grown
-from agent.verbs.survey import ROWS_PER_MARK, read_with_care, rows_of
+from agent.verbs.reading import ROWS_PER_MARK, check_grown, read_with_care, rows_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from agent.ground.codec import decode, encode
 from agent.ground.errors import BackupCorrupt, UsageError, ValidationError
 from agent.ground.words import nearest
 from agent.verbs import backup_folder, backup_reader
-from agent.verbs.survey import ROWS_PER_MARK, is_reading, records_of
+from agent.verbs.reading import ROWS_PER_MARK, records_of
+from agent.verbs.survey import is_reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

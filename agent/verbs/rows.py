@@ -68,7 +68,7 @@ def count(connection: Connection, kind: str) -> int:
 
 def count_quarantined(connection: Connection) -> int:
     """How many records earlier runs left as they were; 0 where no agent was here yet."""
-    return count(connection, "quarantine") if has_table(connection) else 0
+    return len(quarantined(connection))
 
 
 def values(connection: Connection, kind: str) -> list[Any]:

@@ -11,10 +11,11 @@ from agent.core.steps import field, field_reader, shown
 from agent.core.stores import Contract, Counter
 from agent.core.tally import Tally
 from agent.core.terminal import TABLE
-from agent.edges.database import SqliteError, has_rowid, lenient_text, quoted, refused_by_sqlite
+from agent.edges.database import SqliteError, quoted
 from agent.ground.codec import decode
 from agent.ground.errors import NeedsTechnician, ValidationError
 from agent.ground.limits import TIME_MS_MAX, UNSETTLED_DIGESTS_MAX
+from agent.verbs.reading import ROWS_PER_MARK, cannot_be_read, records_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
     from typing import Any, Callable
 
-ROWS_PER_MARK = 2000
 ODD_RECORDS_MAX = 20
 # No counter gets this far by counting: the record that says so is spoilt. A reading from here on,
 # or below zero, is none, in a survey as in the header of a backup that is to be restored.
@@ -136,92 +136,6 @@ def _check_own_table(connection: Connection) -> None:
     names = [column[0] for column in _columns(connection, TABLE)]
     if found[0] != "table" or names != ["kind", "key", "value"]:
         raise ValidationError(f"pos.db has a {found[0]} of its own named {TABLE}; rename it")
-
-
-def rows_of(connection: Connection, store: str) -> Iterator[tuple[Any, Any]]:
-    """Every (key, value) of a store in the order it lies on flash."""
-    order = "rowid" if has_rowid(connection, store) else "key"
-    key: Any = None
-    try:
-        for key, value in connection.execute(
-            f"SELECT key, value FROM {quoted(store)} ORDER BY {order}"
-        ):
-            yield key, value
-    except SqliteError as error:
-        if "UTF-8" in str(error):
-            where = f"the record after {store}/{shown(key)}" if key else f"{store}'s first record"
-            raise ValidationError(f"{where} is text that is not UTF-8", store=store) from error
-        raise refused_by_sqlite(error, f"reading {store}") from error
-
-
-def records_of(
-    connection: Connection, store: str, strict: bool, limits: tuple[int, int]
-) -> Iterator[tuple[Any, Any, Any, str]]:
-    """Every (key, value, decoded record, why it cannot be read or "") of a store.
-
-    `limits` are the largest record in bytes and its deepest nesting. With `strict` the first
-    record that cannot be read raises ValidationError; without, it comes with its reason.
-    """
-    lenient = lenient_text(connection)
-    if not strict:
-        lenient.__enter__()
-    try:
-        for key, value in rows_of(connection, store):
-            record, reason = read_with_care(key, value, limits, not strict)
-            if reason and strict:
-                raise cannot_be_read(store, key, reason)
-            yield key, value, record, reason
-    finally:
-        lenient.__exit__()
-
-
-def cannot_be_read(store: str, key: Any, reason: str) -> ValidationError:
-    """The error for a record that nobody can read for sure."""
-    return ValidationError(
-        f"{store}/{shown(key)} cannot be migrated: {reason}; correct or settle it, "
-        "then start again",
-        store=store,
-        key=shown(key),
-    )
-
-
-def read_with_care(
-    key: Any, value: Any, limits: tuple[int, int], lenient: bool = True
-) -> tuple[Any, str]:
-    """(the decoded record, "") or (None, why nobody can read it for sure). `lenient` tells that the
-    texts may hold bytes that are no UTF-8, as `lenient_text` reads them."""
-    reason = why_unreadable(key, value, limits[0])
-    if reason:
-        return None, reason
-    try:
-        if lenient:
-            key.encode()
-            value.encode()
-        return decode(value, limits[1]), ""
-    except UnicodeEncodeError:
-        return None, "it is text that is not UTF-8"
-    except ValueError as error:
-        return None, str(error)
-
-
-def why_unreadable(key: Any, value: Any, record_bytes_max: int) -> str:
-    """Why a row is no record that can be judged, or "" when its text may be decoded."""
-    if type(key) is not str:
-        return f"its key is {type(key).__name__}, not text"
-    if type(value) is not str:
-        return f"its value is {_kind_of(value)}, not text"
-    # A character is at most 4 bytes, so most records need no exact count.
-    if (
-        len(value) * 4 > record_bytes_max
-        and len(value.encode("utf-8", "replace")) > record_bytes_max
-    ):
-        return f"its value is larger than {record_bytes_max} bytes"
-    return ""
-
-
-def _kind_of(value: Any) -> str:
-    names = {"bytes": "a BLOB", "NoneType": "NULL", "int": "an integer", "float": "a real number"}
-    return names.get(type(value).__name__, type(value).__name__)
 
 
 def survey(

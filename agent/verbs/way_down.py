@@ -10,11 +10,12 @@ import os
 
 from agent.core import left_behind
 from agent.core.ledger import Ledger
-from agent.core.plan import Plan, replay
+from agent.core.meaning import replay
+from agent.core.plan import Plan
 from agent.core.steps import shown
 from agent.ground.errors import AgentError, ValidationError
-from agent.verbs import backup_reader, passes, rows, schema
-from agent.verbs.survey import ROWS_PER_MARK, records_of
+from agent.verbs import backup_reader, moving, rows, schema
+from agent.verbs.reading import ROWS_PER_MARK, records_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def try_down(
     first record that stands in the way.
     """
     kept = Kept(plan)
-    moved = passes.moves_of(connection, plan)
+    moved = moving.moves_of(connection, plan)
     left = rows.quarantined(connection)
     ledger_of = rows.ledger_reader(connection, [m.version for m in plan.migrations])
     used: list[tuple[str, str, Ledger]] = []
@@ -154,6 +155,6 @@ def try_down(
             for place in used:
                 kept.add(*place)
     kept.tables = schema.tables_with_rows(connection, plan)
-    kept.moves = passes.moves_left(connection, plan, moved)
+    kept.moves = moving.moves_left(connection, plan, moved)
     schema.rehearse(connection, plan)
     return kept

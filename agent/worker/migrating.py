@@ -12,7 +12,9 @@ from agent.verbs import (
     backup,
     backup_bound,
     backup_reader,
+    batches,
     build,
+    moving,
     passes,
     prove,
     quota,
@@ -232,9 +234,9 @@ class Migrating(Keeping):
         counts = run_row.before["records"]
         total = sum(counts.get(p.store, 0) for p in plan.passes if p.kind == "walk")
         self.desk.enter(states.MIGRATING, total)
-        self.desk.tell(came_as_far_as=passes.read_cursor(self.successor).done)
+        self.desk.tell(came_as_far_as=batches.read_cursor(self.successor).done)
 
-        def on_batch(a_pass: Pass, cursor: passes.Cursor) -> None:
+        def on_batch(a_pass: Pass, cursor: batches.Cursor) -> None:
             self.desk.mark(a_pass.store, cursor.done)
 
         work = passes.Passes(self.successor, plan, self.profile, self.files.contracts)
@@ -258,7 +260,7 @@ class Migrating(Keeping):
                 plan,
                 run_row.before,
                 self.files.contracts,
-                passes.moves_of(self.source, plan, new),
+                moving.moves_of(self.source, plan, new),
                 self.limits,
                 self.desk.mark,
                 self.profile.quarantine_unsettled,
