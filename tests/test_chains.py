@@ -459,6 +459,7 @@ class Journey:
                 run.switch()
         except ValidationError:
             assert slowly is None, "it can be done one by one"
+            assert to > there, "no edit of an application stands in the way down"
             return True
         assert slowly is not None, "it cannot be done one by one"
         if to != there:
