@@ -422,3 +422,71 @@ def test_a_late_opener_is_waited_for_also_by_a_switch_back(terminal: Terminal) -
         answer = rollback(terminal, 0)
         assert answer.code == 5, answer.out
     assert rollback(terminal, 0).json["way"] == "switch back"
+
+
+MOVES = (
+    "STEPS = [remove_field('sync', 'note')]",
+    "STEPS = [move_record('sync', 'k1', to_key='k2')]",
+)
+
+
+@pytest.mark.parametrize("mover", ["there", "deleted"])
+def test_what_was_kept_for_a_record_that_moved_is_given_to_no_other_under_its_old_name(
+    terminal: Terminal, mover: str
+) -> None:
+    add(terminal, 4, MOVES[0])
+    add(terminal, 5, MOVES[1])
+    put(terminal, "k1", '{"id":"A","note":"of A"}', "sync")
+    assert terminal.boot().code == 0
+    put(terminal, "k1", '{"id":"B"}', "sync")
+    if mover == "deleted":
+        sql(terminal, "DELETE FROM sync WHERE key = 'k2'")
+    before = terminal.sha256()
+    dry, answer = rollback(terminal, 3, "--dry-run"), rollback(terminal, 3)
+    assert dry.code == answer.code == 13, dry.out + answer.out
+    assert "sync/k1 is another record" in answer.json["error"]["message"]
+    assert terminal.sha256() == before
+    # Not in two hops either; and once the name is free, the way is.
+    assert rollback(terminal, 4).code == 13
+    sql(terminal, "DELETE FROM sync WHERE key = 'k1'")
+    assert rollback(terminal, 4).code == 0
+    if mover == "deleted":
+        put(terminal, "k1", '{"id":"C"}', "sync")
+    assert rollback(terminal, 3).code == 0
+    found = json.loads(record(terminal, "k1", "sync"))
+    left = ("C", None) if mover == "deleted" else ("A", "of A")
+    assert (found["id"], found.get("note")) == left
+
+
+def test_a_newcomer_under_a_name_on_a_moved_records_way_is_not_moved_in_its_place(
+    terminal: Terminal,
+) -> None:
+    add(terminal, 4, "STEPS = [move_record('sync', 'a', to_key='b')]")
+    add(terminal, 5, "STEPS = [move_record('sync', 'b', to_key='c')]")
+    put(terminal, "a", '{"id":"A"}', "sync")
+    assert terminal.boot().code == 0
+    put(terminal, "b", '{"id":"B"}', "sync")
+    for to in (3, 4):
+        assert "sync/b is another record" in rollback(terminal, to).json["error"]["message"]
+    sql(terminal, "DELETE FROM sync WHERE key = 'b'")
+    assert rollback(terminal, 3).code == 0
+    assert json.loads(record(terminal, "a", "sync"))["id"] == "A"
+
+
+@pytest.mark.parametrize("step", ["set_field('sync', 'v', 1, key='k1')", MOVES[1][9:-1]])
+def test_a_step_for_one_record_means_the_very_key_whatever_the_tables_collation(
+    terminal: Terminal, step: str
+) -> None:
+    rows = sql(terminal, "SELECT key, value FROM sync")
+    sql(terminal, "DROP TABLE sync")
+    sql(terminal, "CREATE TABLE sync (key TEXT PRIMARY KEY COLLATE NOCASE, value TEXT)")
+    for key, value in rows:
+        put(terminal, key, value, "sync")
+    put(terminal, "K1", '{"id":"other"}', "sync")
+    add(terminal, 4, f"STEPS = [{step}]")
+    assert terminal.boot().code == 0
+    assert json.loads(record(terminal, "K1", "sync")).get("v") is None
+    assert record(terminal, "k2", "sync") is None
+    put(terminal, "tx_new", SALE)
+    assert rollback(terminal, 0).json["way"] == "down"
+    assert record(terminal, "K1", "sync") == '{"id":"other"}'

@@ -286,15 +286,22 @@ def holder_of(terminal: Terminal) -> int:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if (entry / "comm").read_text().strip() != "posagent-hold":
-                continue
-            held = [os.stat(fd) for fd in (entry / "fd").iterdir()]
+            is_holder = (entry / "comm").read_text().strip() == "posagent-hold"
+            descriptors = list((entry / "fd").iterdir()) if is_holder else []
         except OSError:
             continue  # it ended while we looked
-        if any(os.path.samestat(old, status) for status in held):
+        if any(is_same_file(descriptor, old) for descriptor in descriptors):
             found.append(int(entry.name))
     assert len(found) == 1
     return found[0]
+
+
+def is_same_file(path: Path, status: os.stat_result) -> bool:
+    """A holder looks through /proc itself: a descriptor of its may be closed while we look."""
+    try:
+        return os.path.samestat(path.stat(), status)
+    except OSError:
+        return False
 
 
 def wait_until_gone(pid: int) -> None:

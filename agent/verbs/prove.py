@@ -23,7 +23,7 @@ from agent.edges.database import (
 )
 from agent.ground.codec import decode
 from agent.ground.errors import ValidationError
-from agent.verbs import rows, schema
+from agent.verbs import applied, rows, schema
 from agent.verbs.reading import ROWS_PER_MARK, read_with_care, rows_of
 from agent.verbs.replay import Replay
 
@@ -205,7 +205,10 @@ def prove_migration(
     try:
         was = rows.contract_at(old, contracts, plan.from_version)
         is_now = rows.contract_at(new, contracts, plan.to_version)
-        proof.same_frame(plan.stores(), schema.rehearse(old, plan))
+        idle: set[tuple[int, int]] = set()
+        proof.same_frame(plan.stores(), schema.rehearse(old, plan, idle))
+        if not plan.down:
+            applied.check_noted(new, plan, moved, idle)
         proof.no_store_dropped(was)
         strict = judged(plan, contracts, may_leave_unsettled)
         replay = Replay(proof, plan, was, moved, limits, may_leave_unsettled, strict)

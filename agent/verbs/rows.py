@@ -218,26 +218,62 @@ def write_moved(
 
 def moved_to(connection: Connection) -> list[tuple[str, str]]:
     """Where moved records are by now, as far as that was noted."""
-    return [
-        (value[1][0], value[1][1])
-        for _, value in _rows(connection, "moved")
-        if type(value) is list
-        and len(value) == 2
-        and all(type(place) is list and len(place) == 2 for place in value)
-        and all(type(part) is str for place in value for part in place)
-    ]
+    return [(target[0], target[1]) for _, target in _moves(connection).values()]
 
 
 def names_before(connection: Connection, store: str, key: str) -> tuple[list[str], list[str]]:
     """What else our table knows of a record that moved: the keys of its `moved` rows, and its
     earlier places as its ledgers have them."""
     place, moves, places = [store, key], [], []
-    for row, value in reversed(_rows(connection, "moved")):
-        if type(value) is list and len(value) == 2 and value[1] == place:
-            place = value[0]
-            moves.append(row)
+    for (version, number), (source, target) in sorted(_moves(connection).items(), reverse=True):
+        if target == place:
+            place = source
+            moves.append(f"{version:04d}/{number}")
             places.append(encode(place))
     return moves, places
+
+
+def _moves(connection: Connection) -> dict[tuple[int, int], tuple[list[str], list[str]]]:
+    """From where to where each noted move led, by version and number of its step."""
+    found = {}
+    for key, value in _rows(connection, "moved"):
+        version, _, number = key.partition("/")
+        if number_in(version) >= 0 and number_in(number) >= 0 and _are_places(value):
+            found[number_in(version), number_in(number)] = (value[0], value[1])
+    return found
+
+
+def _are_places(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) == 2
+        and all(type(place) is list and len(place) == 2 for place in value)
+        and all(type(part) is str for place in value for part in place)
+    )
+
+
+def kept_under(connection: Connection, place: tuple[str, str], at: tuple[int, int]) -> bool:
+    """Whether anything is kept under a name for the record that the move step `at`, (version,
+    number), took away from there: a ledger, or an earlier move that had brought it there."""
+    if any(step < at and target == list(place) for step, (_, target) in _moves(connection).items()):
+        return True
+    found = connection.execute(
+        f"SELECT kind FROM {TABLE} WHERE kind LIKE 'undo:%' AND key = ?", (place_of(*place),)
+    ).fetchall()
+    return any(0 <= number_in(kind[5:]) <= at[0] for (kind,) in found)
+
+
+def forget_dead(connection: Connection, place: tuple[str, str], version: int) -> None:
+    """Drop what is kept for a record that is gone and that a move of this version had taken from
+    `place`: whoever gets the name later is another. Inside the caller's transaction."""
+    moves, earlier = names_before(connection, *place)
+    for key in moves:
+        remove_one(connection, "moved", key)
+    kinds = connection.execute(f"SELECT DISTINCT kind FROM {TABLE} WHERE kind LIKE 'undo:%'")
+    for (kind,) in kinds.fetchall():
+        if 0 <= number_in(kind[5:]) <= version:
+            for name in (place_of(*place), *earlier):
+                remove_one(connection, kind, name)
 
 
 def read_moved(connection: Connection) -> set[tuple[int, int]]:

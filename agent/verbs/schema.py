@@ -102,9 +102,10 @@ def _has_column(connection: Connection, statement: Statement) -> bool:
     return statement.column.lower() in [column[1].lower() for column in columns]
 
 
-def rehearse(source: Connection, plan: Plan) -> Schema:
+def rehearse(source: Connection, plan: Plan, idle: set[tuple[int, int]] | None = None) -> Schema:
     """The schema that the plan makes of the source's, its statements run for real on an empty copy
-    in memory. Raises ValidationError for one that cannot be done, before anything is built.
+    in memory. Raises ValidationError for one that cannot be done, before anything is built. Into
+    `idle` come (version, step's number) of those that have nothing to do.
 
     What depends on rows is not known here: a table that a way back would drop is asked for its rows
     in the source, an index over records that are no JSON fails when it is made.
@@ -130,7 +131,8 @@ def rehearse(source: Connection, plan: Plan) -> Schema:
                 continue
             if not plan.down:
                 _check_rows(source, step)
-            run_statement(memory, step, plan.down)
+            if run_statement(memory, step, plan.down) and idle is not None:
+                idle.add((version, step.number))
         made = schema_of(memory)
         for name in sorted(known):
             why = _refusal(memory, triggers[name])

@@ -124,6 +124,7 @@ def try_down(
     first record that stands in the way.
     """
     kept = Kept(plan)
+    moving.check_strangers(connection, plan)
     moved = moving.moves_of(connection, plan)
     left = rows.quarantined(connection)
     ledger_of = rows.ledger_reader(connection, [m.version for m in plan.migrations])
