@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from agent.edges.agentlock import RUN_BYTE
+from agent.edges.filelock import lock_request
 from tests.client import Client, sale
 from tests.terminals import COMMAND, Answer, Terminal, new_terminal
 
@@ -372,6 +374,8 @@ def test_the_lock_of_a_run_is_seen_without_taking_it(tmp_path: Path) -> None:
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     assert ask(terminal)["doing"]["state"] == "idle"
     fcntl.flock(lock, fcntl.LOCK_EX)
+    assert ask(terminal)["doing"]["state"] == "idle", "an agent that waits for work is no run"
+    fcntl.fcntl(lock, fcntl.F_OFD_SETLK, lock_request(fcntl.F_WRLCK, RUN_BYTE, 1))
     assert ask(terminal)["doing"]["state"] == "checking"
     assert terminal.run("status", "--exit-code").code == 3
     assert terminal.run("validate").code == 5

@@ -12,7 +12,7 @@ import os
 from agent.cli.health_machine import FAIL, MACHINE_CHECKS, OK, WARN
 from agent.cli.output import show, wrap
 from agent.cli.status_facts import old_file_users
-from agent.edges import clock, database, flash, quiet
+from agent.edges import agentlock, clock, database, flash, quiet
 from agent.edges.config import places_of
 from agent.edges.holders import holders_of
 from agent.edges.migration_files import MigrationFiles
@@ -56,7 +56,7 @@ def health(command: Command, config: Config) -> int:
 
 def _data(config: Config, places: Places) -> Said:
     """Whether pos.db is there and a database."""
-    if quiet.run_is_on(places.lock):
+    if agentlock.run_is_on(places.lock):
         return OK, "not looked at while a run is on", None
     if not os.path.lexists(places.pos):
         return FAIL, f"{places.pos} is missing", None
@@ -134,7 +134,7 @@ def _seal(config: Config, places: Places) -> Said:
 
 def _beside(config: Config, places: Places) -> Said:
     """What lies beside pos.db: a successor, the file before the switch, and strange things."""
-    if quiet.run_is_on(places.lock):
+    if agentlock.run_is_on(places.lock):
         return OK, "not looked at while a run is on", None
     found, strange = [], []
     base = os.path.basename(places.pos)

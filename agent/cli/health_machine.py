@@ -6,7 +6,7 @@ import os
 import sys
 
 from agent.core.terminal import Places
-from agent.edges import database, flash, quiet
+from agent.edges import agentlock, database, flash
 from agent.edges.filelock import locks_are_there
 from agent.verbs import backup_bound, quota
 
@@ -28,7 +28,7 @@ COMMIT_SECONDS_MAX = 30
 def _space(config: Config, places: Places) -> Said:
     """Free space against what a run may need at its peak."""
     free = flash.free_bytes(quota.existing_folder(places.folder))
-    if quiet.run_is_on(places.lock) or not os.path.isfile(places.pos):
+    if agentlock.run_is_on(places.lock) or not os.path.isfile(places.pos):
         return OK, f"{free} bytes free; not held against a need now", {"free_bytes": free}
     profile = config.profile
     bound = backup_bound.bound_bytes(places.pos, profile.backup_level, None, 0)
@@ -43,7 +43,7 @@ def _space(config: Config, places: Places) -> Said:
 
 def _size(config: Config, places: Places) -> Said:
     """pos.db against the largest that this class of terminal can upgrade."""
-    if quiet.run_is_on(places.lock) or not os.path.isfile(places.pos):
+    if agentlock.run_is_on(places.lock) or not os.path.isfile(places.pos):
         return OK, "not looked at", None
     size, most = os.path.getsize(places.pos), config.profile.pos_db_bytes_max
     percent = size * 100 // most
@@ -103,7 +103,7 @@ def weak_options(options: list[str]) -> list[str]:
 
 def _names(config: Config, places: Places) -> Said:
     """Hard links: a switch would leave the other names on the old data."""
-    if quiet.run_is_on(places.lock) or not os.path.isfile(places.pos):
+    if agentlock.run_is_on(places.lock) or not os.path.isfile(places.pos):
         return OK, "not looked at", None
     links = os.stat(places.pos).st_nlink
     if os.path.lexists(places.prev) and os.path.samefile(places.pos, places.prev):

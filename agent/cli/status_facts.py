@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from agent.core import states
-from agent.edges import database, holders, process, quiet
+from agent.edges import agentlock, database, holders, process, quiet
 from agent.edges.config import places_of
 from agent.edges.flash import read_file
 from agent.edges.migration_files import MigrationFiles
@@ -40,7 +40,7 @@ class Facts:
 
     def __init__(self, config: Config) -> None:
         self.places = places_of(config)
-        self.running = quiet.run_is_on(self.places.lock)
+        self.running = agentlock.run_is_on(self.places.lock)
         self.files: MigrationFiles | None = None
         self.doing: dict[str, Any] = {
             "state": IDLE,

@@ -18,10 +18,12 @@ from agent.ground.limits import LOCK_BYTES, LOCK_OFFSET
 _flock_format = "hhqqi4x"  # struct flock on Linux with 64-bit offsets
 
 
-def _request(kind: int) -> bytes:
+def lock_request(kind: int, start: int = LOCK_OFFSET, length: int = LOCK_BYTES) -> bytes:
+    """The kernel's struct flock for a lock of that kind; the bytes that SQLite locks, unless said
+    otherwise."""
     from _struct import pack
 
-    return pack(_flock_format, kind, os.SEEK_SET, LOCK_OFFSET, LOCK_BYTES, 0)
+    return pack(_flock_format, kind, os.SEEK_SET, start, length, 0)
 
 
 class FileLock:
@@ -49,7 +51,7 @@ def try_lock(path: str) -> FileLock | None:
     """
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _request(fcntl.F_WRLCK))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock_request(fcntl.F_WRLCK))
     except OSError as error:
         os.close(fd)
         if error.errno in (errno.EAGAIN, errno.EACCES):
@@ -65,7 +67,7 @@ def locks_are_there(path: str) -> bool:
     """Whether the kernel and the file system of `path` have these locks. Takes none."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _request(fcntl.F_RDLCK))
+        fcntl.fcntl(fd, fcntl.F_OFD_GETLK, lock_request(fcntl.F_RDLCK))
     except OSError:
         return False
     finally:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+
+from agent.edges import clock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 O_ASYNC = 0o20000  # not in the os module; the value of every Linux port CPython knows but three
 MEMORY_EXIT = 77
+REAP_INTERVAL_S = 0.002
 HOLDER_NAME = "posagent-hold"  # at most 15 bytes; how a left-behind holder is known in /proc
 
 
@@ -43,11 +47,21 @@ class Child:
         for fd in (self.reports, self.answers, self.lifeline):
             os.close(fd)
 
-    def reap(self) -> None:
-        """Wait for the end of one that was killed; nothing happens if that was seen already."""
+    def reap(self, limit_ms: int) -> None:
+        """Wait for the end of one that was killed; nothing happens if that was seen already, or if
+        it does not come within the limit: the kernel has it then."""
+        give_up_at = clock.steady_ms() + limit_ms
         try:
-            os.waitpid(self.pid, 0)
+            while os.waitpid(self.pid, os.WNOHANG) == (0, 0) and clock.steady_ms() < give_up_at:
+                time.sleep(REAP_INTERVAL_S)
         except ChildProcessError:
+            pass
+
+    def ask_to_stop(self) -> None:
+        """It ends by itself at its next mark, unless it is behind its rename."""
+        try:
+            os.kill(self.pid, signals.SIGTERM)
+        except ProcessLookupError:
             pass
 
     def kill(self) -> None:
@@ -89,6 +103,11 @@ def start_child(do: Callable[[int, int], None], keep: tuple[int, ...], memory_by
         os._exit(status)
 
 
+def on_stop(do: Callable[[], None]) -> None:
+    """In the child: call `do` when the supervisor asks it to stop, between two steps of Python."""
+    signals.signal(signals.SIGTERM, lambda number, frame: do())
+
+
 def let_go() -> None:
     """Outlive the supervisor: once the rename is done, the old file's lock must not end with it."""
     for name in os.listdir("/proc/self/fd"):
@@ -99,6 +118,7 @@ def let_go() -> None:
         except OSError:
             continue  # the descriptor that listed the folder
     signals.signal(signals.SIGPIPE, signals.SIG_IGN)
+    signals.signal(signals.SIGTERM, signals.SIG_DFL)
     try:
         os.setsid()
     except PermissionError:

@@ -6,9 +6,9 @@ this moment could stumble over. What cannot be read in that way is not read, and
 
 from __future__ import annotations
 
-import fcntl
 import os
 
+from agent.edges.agentlock import run_is_on
 from agent.edges.database import (
     SqliteError,
     left_to_recover,
@@ -40,34 +40,6 @@ class NotNow(AgentError):
     """The file cannot be read at this moment without a trace; nothing is wrong with it."""
 
 
-def run_is_on(lock_path: str) -> bool:
-    """Whether a posagent holds the terminal's lock.
-
-    Told from /proc/locks, since taking the lock to find out would refuse a run that starts just
-    then. Only where the kernel's list names another device for the file (btrfs and overlays do) is
-    the lock itself asked.
-    """
-    try:
-        found = os.stat(lock_path)
-    except OSError:
-        return False
-    wanted = (os.major(found.st_dev), os.minor(found.st_dev), found.st_ino)
-    doubtful = False
-    try:
-        with open("/proc/locks", encoding="ascii", errors="replace") as locks:
-            for line in locks:
-                fields = line.split()
-                if len(fields) < 6 or fields[1] != "FLOCK":
-                    continue
-                major, minor, inode = fields[5].split(":")
-                if (int(major, 16), int(minor, 16), int(inode)) == wanted:
-                    return True
-                doubtful = doubtful or int(inode) == found.st_ino
-    except (OSError, ValueError):
-        doubtful = True
-    return doubtful and _flock_is_held(lock_path)
-
-
 def until_a_run(lock_path: str) -> Callable[..., None]:
     """A mark for walks and reads that gives up, by NotNow, as soon as a run begins."""
 
@@ -76,20 +48,6 @@ def until_a_run(lock_path: str) -> Callable[..., None]:
             raise NotNow("a run has begun; ask again when it is done")
 
     return mark
-
-
-def _flock_is_held(path: str) -> bool:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def quietly(path: str, read: Callable[[Connection], Found]) -> Found:

@@ -54,6 +54,13 @@ class TimedOut(AgentError):
     exit_code = 7
 
 
+class Interrupted(AgentError):
+    """Somebody told the run to stop; what is done stays, and the next start goes on from there."""
+
+    code = "INTERRUPTED"
+    exit_code = 3
+
+
 class SchemaTooNew(AgentError):
     """The data was written by newer software than this."""
 
@@ -126,6 +133,7 @@ _FAMILY = (
     Busy,
     StorageFull,
     TimedOut,
+    Interrupted,
     SchemaTooNew,
     BackupCorrupt,
     ValidationError,

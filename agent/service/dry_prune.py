@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from agent.edges import quiet
+from agent.edges import agentlock, quiet
 from agent.edges.config import places_of
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.errors import Busy
@@ -27,7 +27,7 @@ def foreseen(config: Config, tell: Callable[[str], None] | None = None) -> dict[
     """What `prune --dry-run` answers; docs/json-output.md names the keys. `tell` is told that it
     goes on. Raises AgentError where nobody can tell."""
     places = places_of(config)
-    if quiet.run_is_on(places.lock):
+    if agentlock.run_is_on(places.lock):
         raise Busy("a run is on; `posagent status` tells how far it is")
     header_of(places)
     files = MigrationFiles(config.migrations_dir)

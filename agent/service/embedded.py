@@ -48,11 +48,13 @@ class Answer(_Dict):
 
 async def run_embedded(job: Job, progress: Progress | None = None) -> Answer:
     """Do a job beside the other tasks of the program. Raises its error, the answer with it."""
+    from agent.service.guard import Guard
     from agent.service.supervisor import Supervisor
 
     leave_open_file_alone(job.places)
     telling = _Telling(job.config.profile.progress_interval_ms, progress)
-    result = await Supervisor(job.config, telling, embedded=True).work(job)
+    guard = Guard(job.config, job.places, embedded=True)
+    result = await Supervisor(job.config, telling, guard).work(job)
     answer = Answer(dict.fromkeys(("from_version", "to_version", "timestamp")))
     answer.update(result)
     answer["success"] = "error" not in result and result["verdict"] in SUCCESSES
@@ -102,7 +104,7 @@ def leave_open_file_alone(places: Places) -> None:
 
     While a run is on the lock on it may be our own, and no client is in.
     """
-    from agent.edges.quiet import run_is_on
+    from agent.edges.agentlock import run_is_on
 
     try:
         found = os.stat(places.pos)

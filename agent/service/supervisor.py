@@ -6,8 +6,6 @@ failure mode, "the worker was killed at any instant", and one answer to it: look
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 
 from agent import __version__, aio
@@ -15,10 +13,17 @@ from agent.edges import clock, database, flash, holders, process
 from agent.edges.config import places_of
 from agent.edges.filelock import FileLock, try_lock
 from agent.edges.migration_files import MigrationFiles
-from agent.edges.watchdog import Notifier, Watchdog
 from agent.ground import limits
-from agent.ground.errors import AgentError, Busy, MigrationsRejected, NeedsTechnician, TimedOut
+from agent.ground.errors import (
+    AgentError,
+    Busy,
+    Interrupted,
+    MigrationsRejected,
+    NeedsTechnician,
+    TimedOut,
+)
 from agent.service.chronicle import NOTED, Chronicle
+from agent.service.guard import Guard
 from agent.service.verdict import REFUSALS, failed, may_start
 from agent.service.watch import Watch
 from agent.verbs.desk import Desk
@@ -34,23 +39,26 @@ if TYPE_CHECKING:
     from agent.edges.config import Config
 
 
+REAP_MS = 2000  # a worker in a call of the kernel that no KILL ends must not hold up a shutdown
+
+
 class Supervisor:
     """One job from lock to verdict. `progress` is told what happens and shows it to somebody.
 
-    `embedded` in another program it leaves the service manager alone: READY is that program's word.
+    `guard` is that of an agent that goes on after the job; without one it is the job's own.
     """
 
-    def __init__(self, config: Config, progress: Announcer, embedded: bool = False) -> None:
+    def __init__(self, config: Config, progress: Announcer, guard: Guard | None = None) -> None:
         self.config = config
         self.profile = config.profile
         self.places = places_of(config)
         self.progress = progress
         self.chronicle = Chronicle(self.places)
-        self.notifier = Notifier(None if embedded else os.environ.get("NOTIFY_SOCKET"))
-        self.watchdog = Watchdog(config.watchdog_device, self.profile.watchdog_timeout_s)
+        self.guard = guard or Guard(config, self.places)
         self.lock: FileLock | None = None
         self.files: MigrationFiles | None = None
-        self._flock = -1
+        self._child: process.Child | None = None
+        self._stopping = False
         self._gave_up = False
         self._held = ""  # the plan that waits while a way back is on
 
@@ -81,8 +89,9 @@ class Supervisor:
     async def _result_of(self, job: Job) -> dict[str, Any]:
         result: dict[str, Any]
         try:
-            self._take_flock()
-            self._watch_over(job)
+            self.guard.begin()
+            job.agent_version = __version__
+            self.progress.publish_to(self.places.status)
             if not os.path.lexists(self.places.pos) and job.discard != "unknown":
                 from agent.worker.start import missing
 
@@ -132,7 +141,7 @@ class Supervisor:
                 self.lock.close()
         self._leave_old_file(job, {})
         self.chronicle.diary.close()
-        self._let_go()
+        self.guard.let_go()
 
     def _is_replaced(self, lock: FileLock) -> bool:
         try:
@@ -141,36 +150,7 @@ class Supervisor:
             return False
         return lock.fd >= 0 and lock.inode != (found.st_dev, found.st_ino)
 
-    def _let_go(self) -> None:
-        """The watchdog is disarmed, and the next agent may begin."""
-        self.watchdog.close()
-        self.notifier.close()
-        if self._flock >= 0:
-            os.close(self._flock)
-            self._flock = -1
-
     # Before the fork
-
-    def _take_flock(self) -> None:
-        """One agent at a time; the kernel gives the lock back when this process ends."""
-        try:
-            flash.make_folder(self.places.state, 0o755)
-            self._flock = os.open(self.places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise flash.refused(error, f"preparing {self.places.state}") from error
-        try:
-            fcntl.flock(self._flock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            raise Busy(
-                "another posagent is at work on this terminal; `status` tells what",
-                other_agent=True,
-            ) from None
-
-    def _watch_over(self, job: Job) -> None:
-        job.agent_version = __version__
-        self.progress.publish_to(self.places.status)
 
     async def _lock_pos_db(self) -> None:
         """Keep the application out, or say who is in. Nothing is written meanwhile."""
@@ -335,17 +315,28 @@ class Supervisor:
 
             work(job, Desk(reports, answers))
 
+        if self._stopping:
+            raise Interrupted("the agent was told to stop; the next start goes on from here")
         child = process.start_child(do, keep, self.profile.ram_budget_bytes)
         watch = Watch(self, child)
+        self._child = child
         try:
             await watch.until_end()
         except BaseException:
             child.kill()
-            child.reap()  # until it is gone it holds its locks
+            child.reap(REAP_MS)  # until it is gone it holds its locks
             raise
         finally:
+            self._child = None
             child.close()
         return watch
+
+    def stop(self) -> None:
+        """End the run at its next batch edge; what is done stays for the next start. Behind the
+        rename it is too late, and the run comes to its end."""
+        self._stopping = True
+        if self._child is not None:
+            self._child.ask_to_stop()
 
     # After
 
@@ -365,7 +356,5 @@ class Supervisor:
             result["app_must_not_start_because"] = why
         result["diary_set_aside"] = self.chronicle.diary.set_aside
         self.chronicle.diary.close()
-        self.watchdog.close()
         self.progress.end(result)
-        self.notifier.send("READY=1\nSTATUS=" + result["verdict"])
-        self._let_go()
+        self.guard.end(result["verdict"])

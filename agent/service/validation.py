@@ -11,7 +11,7 @@ import os
 from agent.core import left_behind
 from agent.core.steps import shown
 from agent.core.tally import Tally
-from agent.edges import database, quiet
+from agent.edges import agentlock, database, quiet
 from agent.edges.config import places_of
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.errors import AgentError, Busy, NeedsTechnician, ValidationError
@@ -35,7 +35,7 @@ ODD_SHOWN_MAX = 100
 def data_at(config: Config) -> tuple[int, MigrationFiles]:
     """The schema of pos.db, and the installed files. Raises Busy while a run is on."""
     places = places_of(config)
-    if quiet.run_is_on(places.lock):
+    if agentlock.run_is_on(places.lock):
         raise Busy("a run is on; `posagent status` tells how far it is")
     return header_of(places).user_version, MigrationFiles(config.migrations_dir)
 

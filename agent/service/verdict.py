@@ -24,6 +24,8 @@ REFUSALS = ("BUSY", "STORAGE_ERROR", "CONFIG", "SCHEMA_TOO_NEW", "HELD", "UNSETT
 def failed(error: AgentError) -> dict[str, Any]:
     """The result of a job that ended with an error; pos.db is as it was."""
     verdict = "HELD" if error.code == "HELD" else "REFUSED"
+    if error.code == "INTERRUPTED":
+        verdict = "INTERRUPTED"
     if error.code in ("VALIDATION_ERROR", "TIMEOUT", "INTERNAL", "FAILED", "BACKUP_CORRUPT"):
         verdict = "ROLLED_BACK"
     if error.facts.get("cause") in ("GIVEN_UP", "NO_WAY_BACK"):

@@ -97,7 +97,7 @@ class Watch:
         """One report. Whatever it says, it is a sign of life."""
         self._due = clock.steady_ms() + self._deadline_ms + int(said.get("allow_ms", 0))
         if "waiting_for" not in said:
-            self.owner.watchdog.feed()
+            self.owner.guard.feed()
         if "state" in said:
             self._enter(said)
         elif "switched" in said:
@@ -116,7 +116,8 @@ class Watch:
             # A refusal before anything was written says nothing about the plan; one that comes
             # after a backup and a copy wears the flash and counts like any other failure.
             early = self.place < _place(states.BACKING_UP, 0)
-            self.ended = "refused" if early and self.error.code in REFUSALS else "failed"
+            refused = early and self.error.code in REFUSALS
+            self.ended = "refused" if refused or self.error.code == "INTERRUPTED" else "failed"
             self.why = self.error.message
         elif "crash" in said:
             self.why = said["crash"]
@@ -140,7 +141,7 @@ class Watch:
         if state not in states.FINAL:
             self.place = max(self.place, _place(state, done if state == states.MIGRATING else 0))
         self.owner.progress.mark(state, said.get("store", ""), done, int(said.get("total", 0)))
-        self.owner.notifier.send(
+        self.owner.guard.say(
             f"EXTEND_TIMEOUT_USEC={2000 * self._deadline_ms}\nSTATUS={state} {done}"
         )
 

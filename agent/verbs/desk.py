@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import os
 
+from agent.core import states
 from agent.ground.codec import encode
+from agent.ground.errors import Interrupted
 from agent.ground.limits import BYTES_PER_MARK, QUICK_CHECK_BYTES_PER_S
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+BEYOND_STOPPING = (states.SWITCHING, *states.FINAL)
+
 
 class Desk:
     """The worker's end. `ask` waits for the supervisor's answer, all else is one-way."""
 
-    __slots__ = ("_answers", "_may_be_alone", "_reports", "state", "total")
+    __slots__ = ("_answers", "_may_be_alone", "_reports", "_stop", "state", "total")
 
     def __init__(self, reports: int, answers: int) -> None:
         self._reports = reports
         self._answers = answers
         self._may_be_alone = False
+        self._stop = False
         self.state = ""
         self.total = 0
 
@@ -46,8 +51,16 @@ class Desk:
         self.tell(state=state, total=total)
 
     def mark(self, store: str, done: int) -> None:
-        """Work done in this state so far."""
+        """Work done in this state so far. Raises Interrupted when somebody asked to stop."""
         self.tell(state=self.state, store=store, done=done, total=self.total)
+        if self._stop and self.state not in BEYOND_STOPPING:
+            where = f"{done:,} of {self.total:,} done" if self.total else "nothing was changed yet"
+            raise Interrupted(f"told to stop while {self.state}, {where}; the next start goes on")
+
+    def ask_to_stop(self) -> None:
+        """From a signal handler: end at the next mark, which comes when a piece of work is whole.
+        From the seal on it is too late, and the run comes to its end."""
+        self._stop = True
 
     def marker(self, label: str) -> Callable[[int], None]:
         """`mark` with its first argument set, for loops that count bytes: told once per MiB."""

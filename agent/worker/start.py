@@ -8,7 +8,7 @@ from agent.core import decide, states
 from agent.core.decide import OnFlash
 from agent.core.terminal import Places
 from agent.edges import database, flash, process
-from agent.ground.errors import AgentError, NeedsTechnician
+from agent.ground.errors import AgentError, Interrupted, NeedsTechnician
 from agent.verbs import restore, survey, switch
 from agent.verbs.oldfile import hold_old_file, settle_old_file
 from agent.worker.keeping import Keeping
@@ -81,12 +81,17 @@ _KINDS: dict[str, type[Run]] = {
 
 def work(job: Job, desk: Desk) -> None:
     """Do the job and tell its end. AgentErrors are told; anything else ends the process."""
+    process.on_stop(desk.ask_to_stop)
     desk.enter(states.CHECKING)
     run: Run | None = None
     try:
         run = _KINDS[job.kind](job, desk)
         late = settle_old_file(job.old_lock, job.config.profile.deadline_ms, desk)
         result = _on_recovered(run, job)
+    except Interrupted as stopped:
+        # What is done stays as it lies, as after a kill, so that the next start goes on from it.
+        desk.tell(error=stopped.as_json())
+        return
     except (AgentError, OSError, database.SqliteError) as raised:
         error = _ours(raised, desk.state)
         if run is not None:

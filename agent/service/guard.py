@@ -1,0 +1,73 @@
+"""What an agent holds while it works, besides the data: lock file, watchdog, service manager.
+
+A command holds it for one run. The daemon holds it for life, through many runs. Whoever feeds a
+watchdog has seen work done, or knows that nothing is to be done.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent.edges import clock
+from agent.edges.agentlock import AgentLock
+from agent.edges.watchdog import Notifier, Watchdog
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent.core.terminal import Places
+    from agent.edges.config import Config
+
+KEEPALIVE_INTERVAL_MS = 500  # marks come by the hundred; systemd needs no more than two a second
+
+
+class Guard:
+    """`stays` tells that the agent lives on after a run; `embedded` that it lives in another
+    program, whose word READY is."""
+
+    __slots__ = ("_fed_ms", "_keeps_alive", "_notifier", "_watchdog", "lock", "stays")
+
+    def __init__(
+        self, config: Config, places: Places, stays: bool = False, embedded: bool = False
+    ) -> None:
+        self.stays = stays
+        self.lock = AgentLock(places.lock)
+        self._watchdog = Watchdog(config.watchdog_device, config.profile.watchdog_timeout_s)
+        self._notifier = Notifier(None if embedded else os.environ.get("NOTIFY_SOCKET"))
+        self._keeps_alive = "WATCHDOG_USEC" in os.environ
+        self._fed_ms = -KEEPALIVE_INTERVAL_MS
+
+    def begin(self) -> None:
+        """Before a run. Raises Busy."""
+        self.lock.take()
+        self.lock.begin_run()
+
+    def feed(self) -> None:
+        """There was progress, or there is nothing to do."""
+        self._watchdog.feed()
+        at = clock.steady_ms()
+        if self._keeps_alive and at - self._fed_ms >= KEEPALIVE_INTERVAL_MS:
+            self._fed_ms = at
+            self._notifier.send("WATCHDOG=1")
+
+    def say(self, text: str) -> None:
+        """Tell the service manager."""
+        self._notifier.send(text)
+
+    def end(self, verdict: str) -> None:
+        """After a run that came to a verdict."""
+        if not self.stays:
+            self._watchdog.close()
+            self.say("READY=1\nSTATUS=" + verdict)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """The run is over, this way or that; an agent that stays keeps the rest."""
+        self.lock.end_run()
+        if not self.stays:
+            self.close()
+
+    def close(self) -> None:
+        """The watchdog is disarmed, and the next agent may begin."""
+        self._watchdog.close()
+        self._notifier.close()
+        self.lock.release()
