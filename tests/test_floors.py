@@ -73,6 +73,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "select": "poll(2), the one wait of the supervisor",
         "os": "the bell that ends a wait: a pipe",
         "_signal": "ringing that bell, without enum, which `signal` brings",
+        "_socket": "streams, without selectors and enum, which `socket` brings",
     },
     "agent.edges": {
         "os": "files, descriptors, processes",

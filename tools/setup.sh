@@ -34,6 +34,10 @@ look() {
     want faketime command -v faketime
     # The other end of a serial line or a socket that is not our own code.
     want socat command -v socat
+    # systemd-analyze judges the units as the service manager itself would.
+    want systemd command -v systemd-analyze
+    # The init script runs under the shell and the tools that small terminals have.
+    want busybox command -v busybox
 }
 
 fail() {

@@ -11,8 +11,12 @@ from .task import (
     CancelledError,
     Task,
     TaskQueue,
+    TimeoutError,
+    current_task,
     loop,
     real_ms,
+    sleep,
+    sleep_ms,
     unqueue,
     wake,
 )
@@ -26,6 +30,26 @@ if TYPE_CHECKING:
 
     Context = dict[str, Any]
     Handler = Callable[[type["Loop"], Context], object]
+
+__all__ = [
+    "CancelledError",
+    "Loop",
+    "Task",
+    "TaskQueue",
+    "TimeoutError",
+    "create_task",
+    "current_task",
+    "detach_after_fork",
+    "get_event_loop",
+    "new_event_loop",
+    "run",
+    "run_until_complete",
+    "shutdown",
+    "sleep",
+    "sleep_ms",
+    "ticks",
+    "use_clock",
+]
 
 SHUTDOWN_MS = 5_000  # what all `finally` blocks together may take before they are closed hard
 
@@ -162,6 +186,10 @@ def _end(task: Task, error: BaseException | None, retrieved: bool) -> None:
     while task.waiters:
         wake(task.waiters.pop())
         task.retrieved = True
+    if task.gatherer is not None:
+        task.gatherer.child_ended(task)
+        task.gatherer = None
+        task.retrieved = True
     if error is not None and not task.retrieved and not isinstance(error, CancelledError):
         loop.queue.push(task)  # one more turn, in which somebody may still await it
 
@@ -189,11 +217,12 @@ def shutdown(limit_ms: int = SHUTDOWN_MS) -> int:
             _cancel_all(until_ms)
         return _close_rest()
     finally:
+        loop.asked = None
         _leave()
 
 
 def _cancel_all(until_ms: int) -> None:
-    asked: dict[Task, None] = {}
+    asked = loop.asked = {}
     awaiting: dict[Task, Task] = {}
     while (loop.alive or loop.queue) and loop.ticks() < until_ms:
         for task in list(loop.alive):
@@ -210,7 +239,6 @@ def _ask_to_end(task: Task, asked: dict[Task, None], awaiting: dict[Task, Task])
         if isinstance(awaiting.pop(task).error, CancelledError):
             asked[task] = None
     elif task not in asked:
-        asked[task] = None
         task.cancel()
 
 

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
         def remove(self, task: Task) -> None: ...
 
+    class Gatherer(Protocol):
+        """What hears of a task's end in place of those who await it."""
+
+        def child_ended(self, child: Task) -> None: ...
+
+
+SLEEP_MS_MAX = (1 << 61) - 1  # MicroPython's own on a 64-bit machine; more is a slip of the pen
+
 
 class CancelledError(BaseException):
     """Thrown into a task by `cancel`. No Exception: `except Exception` must not stop a cancel."""
@@ -80,13 +88,14 @@ class TaskQueue:
 class LoopState:
     """What the one loop of the process knows."""
 
-    __slots__ = ("alive", "flags", "io", "kernel", "queue", "running", "task", "ticks")
+    __slots__ = ("alive", "asked", "flags", "io", "kernel", "queue", "running", "task", "ticks")
 
     def __init__(self) -> None:
         self.ticks: Callable[[], int] = real_ms
         self.kernel: PollFunction = kernel_poll
         self.task: Task | None = None  # the one whose turn it is
         self.running = False
+        self.asked: dict[Task, None] | None = None  # in a shutdown: who was told to end
         self.forget()
 
     def forget(self) -> None:
@@ -106,6 +115,7 @@ class Task:
         "ended",
         "entry",
         "error",
+        "gatherer",
         "pending",
         "retrieved",
         "value",
@@ -118,6 +128,7 @@ class Task:
         self.blocker: Blocker | None = None  # what it waits on, if not the run queue
         self.pending: BaseException | None = None  # thrown in at its next turn
         self.waiters: TaskQueue | None = None
+        self.gatherer: Gatherer | None = None
         self.ended = False
         self.retrieved = False  # somebody has seen how it ended
         self.error: BaseException | None = None
@@ -128,8 +139,10 @@ class Task:
 
     def __await__(self) -> Generator[None, None, Any]:
         if not self.ended:
-            if last_awaited(self) is loop.task:
-                raise RuntimeError("can't wait")  # it waits for us: neither could ever go on
+            # A task that waits for us could never go on, nor we; one that is gathered has its
+            # one listener already.
+            if last_awaited(self) is loop.task or self.gatherer is not None:
+                raise RuntimeError("can't wait")
             if self.waiters is None:
                 self.waiters = TaskQueue()
             stand_in(self.waiters, self)
@@ -145,12 +158,18 @@ class Task:
         """Throw CancelledError in at the next turn; if it awaits another task, into that one.
 
         False if it has ended. RuntimeError if the task that asks would have to be cancelled.
+        During a shutdown the second cancel of a task does nothing: whoever asks after the first,
+        a `finally` is under way by then.
         """
         if self.ended:
             return False
         task = last_awaited(self)
         if task is loop.task:
             raise RuntimeError("can't cancel self")
+        if loop.asked is not None:
+            if task in loop.asked:
+                return True
+            loop.asked[task] = None
         # One that is due keeps its place; its turn comes anyway.
         if task.blocker is not None or task.entry is None or task.entry[0] > loop.ticks():
             unqueue(task)
@@ -238,7 +257,11 @@ def sleep_ms(t: int) -> Sleep:
     """Pause for `t` milliseconds from this call on, not from the await. Negative counts as 0."""
     if not isinstance(t, int):
         raise TypeError("sleep_ms takes whole milliseconds")
-    return Sleep(loop.ticks() + max(0, t))
+    if t <= 0:
+        return Sleep(loop.ticks())
+    if t > SLEEP_MS_MAX:
+        raise OverflowError("sleep is too long")
+    return Sleep(loop.ticks() + t)
 
 
 def sleep(t: float) -> Sleep:

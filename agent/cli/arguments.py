@@ -37,6 +37,8 @@ EVERYWHERE = {
 
 VERBS = {
     "boot": Verb("bring the data to the installed schema, as the terminal does at start"),
+    "run": Verb("the same, then stay and answer on the socket and the serial line"),
+    "console": Verb("the technician's console on standard input and output"),
     "status": Verb(
         "what is going on, is the money safe, may it be unplugged, what to do",
         options={"--exit-code": ("", "exit 3 when migrations are pending")},
@@ -83,8 +85,17 @@ VERBS = {
         },
     ),
     "history": Verb("what was done, and what failed"),
+    "log": Verb("who asked for what on the lines, and what was refused"),
     "health": Verb("check storage, file system, clock, watchdog and the agent's own files"),
     "profile": Verb("show the device profile in force"),
+    "key": Verb(
+        "show whether a service key is set, or set it; the key itself is never shown",
+        options={
+            "--set": ("FILE", "take the key from FILE, or - for standard input"),
+            "--fleet": ("FILE", "derive the key from the fleet's key, which is not kept"),
+            "--remove": ("", "delete the key; then nobody is admin on a line"),
+        },
+    ),
     "check": Verb("check the migration files, for authors and CI"),
     "new": Verb("write a new migration file", ("NAME",)),
 }
@@ -141,6 +152,8 @@ def parse(arguments: list[str]) -> Command:
     if len(command.words) < len(needed):
         raise UsageError(f"{command.verb} needs {needed[len(command.words)]}")
     if len(command.words) > len(expected):
+        if command.verb == "key":  # the word may be a key, which no sentence repeats
+            raise UsageError("key takes no words; see: posagent key --help")
         raise UsageError(f'{command.verb} does not take "{command.words[len(expected)]}"')
     return command
 

@@ -13,6 +13,7 @@ from agent.cli import plan_figures as figures
 from agent.cli.output import show
 from agent.cli.plan_lines import lines_of
 from agent.cli.plan_reading import Reading
+from agent.core.plan_name import plan_name
 from agent.edges import clock, database, flash, quiet
 from agent.edges.config import places_of
 from agent.edges.migration_files import MigrationFiles
@@ -85,6 +86,7 @@ class _Planner:
         self.profile = config.profile
         self.places: Places = places_of(config)
         self.result: dict[str, Any] = {
+            "plan": None,
             "from_version": None,
             "to_version": None,
             "migrations": [],
@@ -136,6 +138,9 @@ class _Planner:
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             result["from_version"] = version
+            if 0 <= version <= files.head:
+                digest = files.digest(version)
+                result["plan"] = plan_name(version, files.head, digest, self.profile)
             if version > files.head:
                 raise SchemaTooNew(
                     f"pos.db has schema {version} and the installed migrations end at {files.head}"
@@ -169,6 +174,8 @@ class _Planner:
         result["passes"] = [
             figures.of_pass(a_pass, reading, self.profile) for a_pass in loaded.passes
         ]
+        for migration in result["migrations"]:
+            migration.update(figures.of_migration(migration["version"], loaded, result["passes"]))
         result["undo"] = figures.undo(loaded, reading)
         result["left_behind"] = figures.left_behind(loaded, reading)
         self._guard(reading)

@@ -78,6 +78,19 @@ def of_pass(a_pass: Pass, reading: Reading, profile: Profile) -> dict[str, Any]:
     }
 
 
+def of_migration(version: int, loaded: Plan, passes: list[dict[str, Any]]) -> dict[str, int]:
+    """The share of one migration in the passes; those that it shares count for each."""
+    mine = [
+        shown
+        for a_pass, shown in zip(loaded.passes, passes)
+        if any(of == version for of, _ in a_pass.steps)
+    ]
+    return {
+        "records": sum(shown["records"] for shown in mine),
+        "batches": sum(shown["batches"] for shown in mine),
+    }
+
+
 def flash_written(loaded: Plan, reading: Reading, size: int, backup_bound: int) -> int:
     """Copy, backup, and for each pass the pages of its store into the journal and home."""
     texts = sum(reading.bytes.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.cli.by_daemon import by_daemon
 from agent.cli.output import show, wrap
 from agent.core.report import money_line
 from agent.edges.announce import Announcer
@@ -82,7 +83,9 @@ def prune(command: Command, config: Config) -> int:
 
 def _run(command: Command, config: Config, job: Job, boot: bool = False) -> int:
     announcer = Announcer(config.profile.progress_interval_ms, command.json)
-    result = Supervisor(config, announcer).run(job)
+    result = None if boot else by_daemon(config, job, announcer)
+    if result is None:
+        result = Supervisor(config, announcer).run(job)
     code = exit_code(result, boot)
     show(result, verdict_lines(result, job.kind), command.json)
     return code

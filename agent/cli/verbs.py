@@ -24,6 +24,18 @@ def run(command: Command) -> int:
         output.write(help_text(verb))
         return 0 if command.options.get("--help") else 64
     config = load_config(command.root, command.config)
+    if verb == "run":
+        from agent.cli.run import run as serve
+
+        return serve(command, config)
+    if verb == "console":
+        from agent.cli.console import console
+
+        return console(command, config)
+    if verb == "log":
+        from agent.cli.log import log
+
+        return log(command, config)
     if verb in ("migrate", "rollback", "commit", "backup", "restore", "prune"):
         from agent.cli import runs
 
@@ -60,6 +72,10 @@ def run(command: Command) -> int:
         from agent.cli.profile import profile
 
         return profile(command, config)
+    if verb == "key":
+        from agent.cli.key import key
+
+        return key(command, config)
     if verb == "check":
         from agent.cli.check import check
 

@@ -45,6 +45,8 @@ class Profile:
     watchdog_timeout_s: int | None
     serial_device: str | None
     serial_baud: int
+    serial_access: str
+    tcp_port: int | None
     busy_wait_ms: int
     unproven_filesystem: bool
     progress_interval_ms: int

@@ -265,6 +265,23 @@ SETTINGS = (
         unit="baud",
     ),
     Setting(
+        "serial_access",
+        "word",
+        "tech",
+        "What the service port may do without a code: look (read), do what pulling the plug could "
+        "also cause (tech), or all of it (open), which is for labs.",
+        choices=("read", "tech", "open"),
+    ),
+    Setting(
+        "tcp_port",
+        "integer",
+        None,
+        "The port on loopback for programs without Unix sockets, or null for none.",
+        low=1024,
+        high=65_535,
+        nullable=True,
+    ),
+    Setting(
         "busy_wait_ms",
         "integer",
         2000,

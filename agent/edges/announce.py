@@ -6,7 +6,7 @@ import os
 import sys
 
 from agent.core import states
-from agent.core.report import Meter
+from agent.core.report import Meter, Snapshot
 from agent.edges.clock import steady_ms
 from agent.edges.flash import make_folder, publish_file
 from agent.ground.codec import encode
@@ -32,6 +32,15 @@ class Announcer:
         self._published_ms = 0
         self._status = ""
         self._width = 0
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Where the run is."""
+        return self._meter.now
+
+    def restart_meter(self) -> None:
+        """Another run begins: its percent and its time left start anew."""
+        self._meter = Meter(steady_ms())
 
     def publish_to(self, path: str) -> None:
         """Keep status.json up to date from here on, where its folder can be made."""
@@ -67,6 +76,10 @@ class Announcer:
         """Something that happened and stays visible."""
         if not self._quiet:
             self._show(text, lasting=True)
+
+    def stuck(self, text: str) -> None:
+        """The run cannot go on and cannot end."""
+        self.note(text)
 
     def end(self, result: dict[str, Any]) -> None:
         """The verdict: the last thing published."""

@@ -40,7 +40,11 @@ PATH_KEYS = (
     "profiles_dir",
     "library_dir",
 )
-OWN_KEYS = ("profile", "device_id", *PATH_KEYS)
+# Who is who on the Unix socket: numbers of users and groups.
+ID_KEYS = ("socket_gid", "admin_uids", "tech_uids", "tech_gids")
+ID_MAX = (1 << 32) - 2
+IDS_MAX = 16
+OWN_KEYS = ("profile", "device_id", *PATH_KEYS, *ID_KEYS)
 
 
 class Config:
@@ -53,6 +57,7 @@ class Config:
     """
 
     __slots__ = (
+        "admin_uids",
         "backups_dir",
         "device_id",
         "library_dir",
@@ -66,7 +71,10 @@ class Config:
         "root",
         "run_dir",
         "serial_device",
+        "socket_gid",
         "state_dir",
+        "tech_gids",
+        "tech_uids",
         "watchdog_device",
     )
 
@@ -85,6 +93,10 @@ class Config:
     device_id: str | None
     watchdog_device: str | None
     serial_device: str | None
+    socket_gid: int | None
+    admin_uids: list[int]
+    tech_uids: list[int]
+    tech_gids: list[int]
 
 
 def places_of(config: Config) -> Places:
@@ -198,6 +210,9 @@ def _check_own_keys(path: str, document: dict[str, Any]) -> None:
     for key in PATH_KEYS:
         if key in document:
             _check_path(path, key, document[key])
+    for key in ID_KEYS:
+        if key in document:
+            _check_ids(path, key, document[key])
     device_id = document.get("device_id")
     if "device_id" in document and not _is_device_id(device_id):
         raise ConfigError(
@@ -212,6 +227,14 @@ def _check_path(path: str, key: str, value: object) -> None:
     fault = path_fault(value) if type(value) is str else "it must be a text"
     if fault:
         raise ConfigError(f"{path}: '{key}' cannot be used: {fault}", path=path, key=key)
+
+
+def _check_ids(path: str, key: str, value: object) -> None:
+    ids: Any = [value] if key == "socket_gid" else value
+    fits = type(ids) is list and len(ids) <= IDS_MAX
+    if not fits or not all(type(one) is int and 0 <= one <= ID_MAX for one in ids):
+        what = "a number" if key == "socket_gid" else f"a list of at most {IDS_MAX} numbers"
+        raise ConfigError(f"{path}: '{key}' must be {what} of a user or group", path=path, key=key)
 
 
 def _is_device_id(value: object) -> bool:
@@ -234,6 +257,10 @@ def _set_paths(config: Config, root: str, document: dict[str, Any]) -> None:
         placed("profiles_dir", "") if "profiles_dir" in document else _shipped("device_profiles")
     )
     config.device_id = document.get("device_id")
+    config.socket_gid = document.get("socket_gid")
+    config.admin_uids = document.get("admin_uids", [])
+    config.tech_uids = document.get("tech_uids", [])
+    config.tech_gids = document.get("tech_gids", [])
 
 
 def _set_profile(config: Config, root: str, document: dict[str, Any]) -> None:

@@ -121,6 +121,15 @@ def read_file(path: str, bytes_max: int) -> bytes:
     return data
 
 
+def read_at(path: str, off: int, count: int) -> bytes:
+    """Up to `count` bytes from `off` on; fewer at the end. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(fd, count, off)
+    finally:
+        os.close(fd)
+
+
 def delete(path: str) -> bool:
     """Unlink `path`; whether it was there. The folder is not synced."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import time
 
 from agent.edges import clock
@@ -23,7 +24,7 @@ else:
         import signal as signals
 
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Any, Callable
 
 O_ASYNC = 0o20000  # not in the os module; the value of every Linux port CPython knows but three
 MEMORY_EXIT = 77
@@ -66,10 +67,15 @@ class Child:
 
     def kill(self) -> None:
         """End it at once; it is made to be killed at any instant."""
-        try:
-            os.kill(self.pid, signals.SIGKILL)
-        except ProcessLookupError:
-            pass
+        kill(self.pid)
+
+
+def kill(pid: int) -> None:
+    """End a child at once; nothing happens if it has ended already."""
+    try:
+        os.kill(pid, signals.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def start_child(do: Callable[[int, int], None], keep: tuple[int, ...], memory_bytes: int) -> Child:
@@ -101,6 +107,53 @@ def start_child(do: Callable[[int, int], None], keep: tuple[int, ...], memory_by
         _tell_crash(report_end, error)
     finally:
         os._exit(status)
+
+
+def start_command(words: list[str]) -> tuple[int, int]:
+    """Start a command of the agent in a process of its own: (pid, what it says, to be read).
+
+    Nothing of this process is in it: no line, no lock, no scheduler.
+    """
+    main = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "__main__.py")
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, writing, 1),
+        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+    ]
+    try:
+        command = [sys.executable, "-I", "-S", "-B", main, *words]
+        pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
+    except OSError:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    return pid, reading
+
+
+class Signals:
+    """SIGTERM and SIGINT call `stop` while this is entered; afterwards they are as before."""
+
+    __slots__ = ("_old", "_stop")
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._old: list[tuple[int, Any]] = []
+
+    def __enter__(self) -> None:
+        for number in (signals.SIGTERM, signals.SIGINT):
+            self._old.append((number, signals.signal(number, self._heard)))
+        # A peer that is gone is told by the write; output that nobody reads ends nothing.
+        self._old.append((signals.SIGPIPE, signals.signal(signals.SIGPIPE, signals.SIG_IGN)))
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old:
+            signals.signal(number, handler)
+
+    def _heard(self, number: int, frame: object) -> None:
+        self._stop()
 
 
 def on_stop(do: Callable[[], None]) -> None:

@@ -124,12 +124,16 @@ class Diary:
                 connection.execute("COMMIT")
             elif connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise DatabaseError("malformed")
+            self._prepare(connection)
             for table, columns in _COLUMNS:
                 connection.execute(f"SELECT {columns} FROM {table} LIMIT 0")
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _prepare(self, connection: Connection) -> None:
+        """What a part of the diary needs besides."""
 
     def _put_aside(self, why: str) -> None:
         """Rename the diary out of the way; a second one of the same kind replaces the first.

@@ -19,10 +19,11 @@ WDIOC_SETTIMEOUT = 0xC0045706  # linux/watchdog.h: _IOWR('W', 6, int)
 class Watchdog:
     """The hardware watchdog of the profile, or nothing where there is none."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "timeout_s")
 
     def __init__(self, device: str | None, timeout_s: int | None) -> None:
         self._fd = -1
+        self.timeout_s = timeout_s if device is not None else None
         if device is None:
             return
         try:

@@ -320,3 +320,256 @@ def same_value(a: Any, b: Any) -> bool:
     if isinstance(a, float):
         return a == b and repr(a) == repr(b)  # -0.0 is not 0.0
     return bool(a == b)
+
+
+# ---- What goes over lines: one small JSON text per request, reply and notification.
+#
+# Here ujson works where there is one. By itself it takes NaN, 1e400, 01, raw control characters
+# and keys that stand twice, and the scanner above differs from it in other ways; so the text is
+# looked over first, by one grammar for both, and whatever is wrong is said in the same words.
+
+# A request with an object in its params has 3 levels, the deepest result 5.
+LINE_DEPTH_MAX = 6
+# What every JSON reader in use keeps exact: a double holds whole numbers up to here.
+LINE_INT_MAX = 1 << 53
+
+_BLANKS = " \t\r\n"
+_HEX = "0123456789abcdefABCDEF"
+
+
+class UnfitForLine(ValueError):
+    """JSON by its grammar, but nested too deep or with a key twice: not what a line may hold."""
+
+
+class _LineContext(_Context):
+    object_hook = None
+    parse_float: Any = float
+    parse_int = int
+
+
+def decode_line(text: str) -> Any:
+    """The value of one JSON text from a line; numbers with a fraction or an exponent are floats.
+
+    Raises ValueError, with no part of the text in its message, for all that is not exactly one
+    JSON value, for a number that is NaN, infinite or whole and beyond +-2**53, for a raw control
+    character and for half a surrogate pair; UnfitForLine, which is one, for a key that stands
+    twice in one object and for nesting deeper than LINE_DEPTH_MAX.
+    """
+    if not _is_unicode(text):
+        raise ValueError("it holds half a surrogate pair")
+    text = text.strip(_BLANKS)
+    members = _look_over(text)
+    try:
+        value = _line_library()[0](text)
+    except (ValueError, StopIteration, SystemError):  # SystemError: see `decode`
+        raise ValueError("it is not valid JSON") from None
+    if _members(value) != members:
+        raise UnfitForLine("a key stands twice in one object")
+    return value
+
+
+def encode_line(value: Any) -> str:
+    """Compact JSON of `value` in pure ASCII, the same to the byte whichever library writes it.
+
+    What it writes `decode_line` gives back. Raises TypeError for everything but dict (with keys
+    that are str), list, str, int, bool and None, and ValueError for whole numbers beyond +-2**53,
+    for nesting deeper than LINE_DEPTH_MAX and for half a surrogate pair.
+    """
+    _check_for_line(value, LINE_DEPTH_MAX)
+    return _line_library()[1](value)
+
+
+def _look_over(text: str) -> int:
+    """How many members the objects of `text` have; ValueError for what no reader may take.
+
+    Strings, numbers and words are judged here to the last character. Which of them may follow
+    which is left to the library, since there none is loose.
+    """
+    i = depth = members = 0
+    end = len(text)
+    while i < end:
+        char = text[i]
+        if char == '"':
+            i = _string_end(text, i + 1)
+            continue
+        if char in "-0123456789":
+            i = _number_end(text, i)
+            continue
+        if char in "[{":
+            depth += 1
+            if depth > LINE_DEPTH_MAX:
+                raise UnfitForLine(f"it nests deeper than {LINE_DEPTH_MAX}")
+        elif char in "]}":
+            depth -= 1
+        elif char == ":":
+            members += 1
+        elif char not in ", \t\r\n":
+            i = _word_end(text, i)
+            continue
+        i += 1
+    return members
+
+
+def _word_end(text: str, start: int) -> int:
+    for word in ("true", "false", "null"):
+        if text.startswith(word, start):
+            return start + len(word)
+    raise ValueError("it is not valid JSON")
+
+
+def _string_end(text: str, start: int) -> int:
+    """Where the string goes on that has its first character at `start`, behind the quote."""
+    while True:
+        quote = text.find('"', start)
+        if quote < 0:
+            raise ValueError("a string has no end")
+        slash = text.find("\\", start, quote)
+        plain = text[start : quote if slash < 0 else slash]
+        if plain and min(plain) < " ":
+            raise ValueError("a string holds a raw control character")
+        if slash < 0:
+            return quote + 1
+        start = _escape_end(text, slash + 1)
+
+
+def _escape_end(text: str, start: int) -> int:
+    """Where the string goes on behind the escape that has its letter at `start`."""
+    if text[start : start + 1] != "u":
+        # An empty slice is in every string: the text may end behind the backslash.
+        if start < len(text) and text[start] in '"\\/bfnrt':
+            return start + 1
+        raise ValueError("a string holds an unknown escape")
+    unit = _code_unit(text, start + 1)
+    if not 0xD800 <= unit <= 0xDFFF:
+        return start + 5
+    if unit >= 0xDC00 or text[start + 5 : start + 7] != "\\u":
+        raise ValueError("it holds half a surrogate pair")
+    if not 0xDC00 <= _code_unit(text, start + 7) <= 0xDFFF:
+        raise ValueError("it holds half a surrogate pair")
+    return start + 11
+
+
+def _code_unit(text: str, start: int) -> int:
+    digits = text[start : start + 4]
+    if len(digits) != 4 or any(digit not in _HEX for digit in digits):
+        raise ValueError("a string holds an unknown escape")
+    return int(digits, 16)
+
+
+def _number_end(text: str, start: int) -> int:
+    """Where the text goes on behind the number that has its sign or first digit at `start`."""
+    first = start + (text[start] == "-")
+    i = _digits_end(text, first)
+    if i > first + 1 and text[first] == "0":
+        raise ValueError("a number has a zero before its first digit")
+    whole_end = i
+    if text[i : i + 1] == ".":
+        i = _digits_end(text, i + 1)
+    if text[i : i + 1] in ("e", "E"):
+        i = _digits_end(text, i + 1 + (text[i + 1 : i + 2] in ("+", "-")))
+    if i > whole_end:
+        if float(text[start:i]) in (float("inf"), float("-inf")):
+            raise ValueError("a number is too great")
+    elif i - first > len(str(LINE_INT_MAX)) or int(text[first:i]) > LINE_INT_MAX:
+        raise ValueError("a whole number is beyond 2**53")
+    return i
+
+
+def _digits_end(text: str, start: int) -> int:
+    i = start
+    while "0" <= text[i : i + 1] <= "9":
+        i += 1
+    if i == start:
+        raise ValueError("a number lacks a digit")
+    return i
+
+
+def _members(value: Any) -> int:
+    """How many members the objects of a decoded value have."""
+    if type(value) is dict:
+        return len(value) + sum([_members(inner) for inner in value.values()])
+    if type(value) is list:
+        return sum([_members(inner) for inner in value])
+    return 0
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold the text: half a surrogate pair, as in odd file names, it cannot."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_for_line(value: Any, levels: int) -> None:
+    kind = type(value)
+    if kind is str:
+        if not _is_unicode(value):
+            raise ValueError("it holds half a surrogate pair")
+    elif kind is int:
+        if not -LINE_INT_MAX <= value <= LINE_INT_MAX:
+            raise ValueError("a whole number is beyond 2**53")
+    elif kind is dict or kind is list:
+        if not levels:
+            raise ValueError(f"it nests deeper than {LINE_DEPTH_MAX}")
+        if kind is dict and not all(type(key) is str and _is_unicode(key) for key in value):
+            raise TypeError("the keys on a line are texts")
+        for inner in value.values() if kind is dict else value:
+            _check_for_line(inner, levels - 1)
+    elif kind is float:
+        raise TypeError("numbers on a line are whole")
+    elif value is not None and kind is not bool:
+        raise TypeError(f"{kind.__name__} has no form on a line")
+
+
+def _in_ascii(text: str) -> str:
+    """JSON text with each character beyond `~` as an escape, as UTF-16 has it."""
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join([char if char <= "~" else _escaped(ord(char)) for char in text])
+
+
+def _escaped(point: int) -> str:
+    if point < 0x10000:
+        return f"\\u{point:04x}"
+    point -= 0x10000
+    return f"\\u{0xD800 + (point >> 10):04x}\\u{0xDC00 + (point & 0x3FF):04x}"
+
+
+def _ujson_for_lines() -> tuple[Callable[[str], Any], Callable[[Any], str]]:
+    from ujson import dumps, loads
+
+    def write(value: Any) -> str:
+        # It leaves DEL as it is, which no frame may hold.
+        return _in_ascii(dumps(value, escape_forward_slashes=False))
+
+    return loads, write
+
+
+def _own_for_lines() -> tuple[Callable[[str], Any], Callable[[Any], str]]:
+    scan = _scanner(_LineContext)
+
+    def read(text: str) -> Any:
+        value, stop = scan(text, 0)
+        if stop != len(text):
+            raise ValueError("something follows the JSON value")
+        return value
+
+    return read, lambda value: _in_ascii(encode(value))
+
+
+_for_lines: tuple[Callable[[str], Any], Callable[[Any], str]] | None = None
+
+
+def _line_library() -> tuple[Callable[[str], Any], Callable[[Any], str]]:
+    """Reader and writer, chosen at the first line: a boot without lines loads no ujson."""
+    global _for_lines
+    if _for_lines is None:
+        try:
+            _for_lines = _ujson_for_lines()
+        except ImportError:
+            _for_lines = _own_for_lines()
+    return _for_lines

@@ -40,3 +40,29 @@ TIME_MS_MAX = 253_402_300_799_999
 
 # Retries of a lock or a look at other holders.
 RETRY_INTERVAL_MS = 20
+
+# Finished calls that a repeat still finds. One of them is in flight at a time.
+OPS_KEPT_MAX = 64
+
+# Who asked for what and what was refused: a month of visits.
+AUDIT_ROWS_MAX = 500
+
+# What a reading verb may take and say when it is asked over a line, how many at once (each is a
+# process with SQLite in it), and how long an answer is kept for whoever fetches it piece by piece.
+REPORT_DEADLINE_MS = 120_000
+REPORT_TEXT_BYTES_MAX = 262_144
+REPORTS_AT_ONCE_MAX = 2
+REPORT_KEPT_MS = 60_000
+
+# After a count that took a second, the next one comes no sooner than twenty seconds later.
+RECOUNT_FACTOR = 20
+
+# How long a line waits for a report before it is told to ask again: a machine wants its answer
+# within half a second.
+PATIENCE_MS = 400
+
+# A backup that anybody on the service line may ask for wears the flash.
+BACKUP_INTERVAL_MS = 60_000
+
+# Kinds of refusals counted at once; what is refused beyond them is counted nowhere.
+REFUSALS_KEPT_MAX = 64

@@ -33,7 +33,7 @@ class Guard:
         self.lock = AgentLock(places.lock)
         self._watchdog = Watchdog(config.watchdog_device, config.profile.watchdog_timeout_s)
         self._notifier = Notifier(None if embedded else os.environ.get("NOTIFY_SOCKET"))
-        self._keeps_alive = "WATCHDOG_USEC" in os.environ
+        self._keeps_alive = os.environ.get("WATCHDOG_USEC", "").isdigit()
         self._fed_ms = -KEEPALIVE_INTERVAL_MS
 
     def begin(self) -> None:
@@ -48,6 +48,15 @@ class Guard:
         if self._keeps_alive and at - self._fed_ms >= KEEPALIVE_INTERVAL_MS:
             self._fed_ms = at
             self._notifier.send("WATCHDOG=1")
+
+    def interval_ms(self) -> int:
+        """How often both must be fed at least: a third of the shorter period."""
+        periods = [60_000]
+        if self._keeps_alive:
+            periods.append(int(os.environ["WATCHDOG_USEC"]) // 1000)
+        if self._watchdog.timeout_s is not None:
+            periods.append(self._watchdog.timeout_s * 1000)
+        return max(min(periods) // 3, 10)
 
     def say(self, text: str) -> None:
         """Tell the service manager."""

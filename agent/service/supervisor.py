@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from agent.edges.config import Config
 
 
-REAP_MS = 2000  # a worker in a call of the kernel that no KILL ends must not hold up a shutdown
+REAP_MS = 1000  # a worker in a call of the kernel that no KILL ends must not hold up a shutdown
 
 
 class Supervisor:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agent.service.supervisor import Supervisor
 
 MEMORY_LOOK_MS = 200
+END_MS = 5000
 
 
 class Watch:
@@ -52,8 +53,24 @@ class Watch:
         if self.result is None and self.error is None:
             self.child.kill()
         # Its locks are gone only once it is; a zombie holds nothing.
-        status = await aio.child_ended(self.child.pid)
+        status = await self._its_end()
         self.why = self.why or process.outcome_of(status)
+
+    async def _its_end(self) -> int:
+        """Wait for a worker that has told its end or was killed. One in a call of the kernel that
+        no KILL ends is waited for without end and without another attempt: it has its locks."""
+        told = False
+        while True:
+            try:
+                status: int = await aio.wait_for_ms(aio.child_ended(self.child.pid), END_MS)
+                return status
+            except aio.TimeoutError:
+                if not told:
+                    told = True
+                    self.owner.progress.stuck(
+                        f"the worker (pid {self.child.pid}) does not end although it was killed; "
+                        "nothing is tried until it does; restart the terminal"
+                    )
 
     async def _next_reports(self) -> bool:
         """Wait for reports for a moment; False when there is nothing more to wait for."""

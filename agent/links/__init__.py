@@ -1,0 +1,1 @@
+"""Serial line, socket and console: how people and programs talk to the agent, and who may what."""

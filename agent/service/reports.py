@@ -1,0 +1,173 @@
+"""What reading verbs answer, made by the command itself in a process of its own.
+
+So neither SQLite nor a migration file is loaded here, what a line is told is the very object that
+the command prints, and a reader that hangs or dies takes nothing with it. While a run is on there
+are no reports: a run waits for whoever has the data open.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agent import aio
+from agent.edges import clock, process
+from agent.ground.codec import decode
+from agent.ground.errors import AgentError, Busy, InternalError, TimedOut, revive
+from agent.ground.limits import (
+    CHUNK_BYTES,
+    REPORT_DEADLINE_MS,
+    REPORT_KEPT_MS,
+    REPORT_TEXT_BYTES_MAX,
+    REPORTS_AT_ONCE_MAX,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agent.edges.config import Config
+
+
+class Report:
+    """One answer on its way, or kept for whoever asks again in a moment."""
+
+    __slots__ = ("done", "error", "fetched", "pid", "ready_ms", "text")
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.text = b""
+        self.error: AgentError | None = None
+        self.ready_ms = 0
+        self.fetched = False
+        self.done = aio.Event()
+
+
+class Reports:
+    """The reports of one daemon."""
+
+    def __init__(self, config: Config) -> None:
+        self._words = ["--root", config.root, "--config", config.path]
+        self._reports: dict[tuple[str, ...], Report] = {}
+        self.barred = False  # a run is on, or about to begin
+
+    async def ask(self, words: tuple[str, ...], wait_ms: int, fresh: bool = True) -> bytes:
+        """The JSON text that `posagent WORDS --json` prints. Raises its error; Busy when it is not
+        there within `wait_ms`, when a run is on, and when too many are asked for at once.
+
+        Asked again it is the same report until somebody got it; with `fresh` false until it is old.
+        """
+        if self.barred:
+            raise Busy("a run is on, and the data cannot be read meanwhile", reading=True)
+        self._forget_old()
+        found = self._reports.get(words)
+        if found is None or (found.fetched and fresh):
+            found = self._start(words)
+        try:
+            await aio.wait_for_ms(found.done.wait(), wait_ms)
+        except aio.TimeoutError:
+            raise Busy("it is being worked out; ask again in a moment", reading=True) from None
+        found.fetched = True
+        if found.error is not None:
+            self._reports.pop(words, None)
+            raise found.error
+        return found.text
+
+    async def answer(
+        self, words: tuple[str, ...], wait_ms: int, fresh: bool = True
+    ) -> dict[str, Any]:
+        """The same, decoded."""
+        value: dict[str, Any] = decode((await self.ask(words, wait_ms, fresh)).decode())
+        return value
+
+    def begin(self, words: tuple[str, ...]) -> None:
+        """Begin one that is asked for later."""
+        self._start(words)
+
+    def is_fetched(self, words: tuple[str, ...]) -> bool:
+        """Whether somebody got it, or nobody waits for it."""
+        found = self._reports.get(words)
+        return found is None or found.fetched
+
+    def _start(self, words: tuple[str, ...]) -> Report:
+        if (
+            sum(not report.done.is_set() for report in self._reports.values())
+            >= REPORTS_AT_ONCE_MAX
+        ):
+            raise Busy("too much is being worked out already; ask again in a moment", reading=True)
+        found = self._reports[words] = Report()
+        try:
+            found.pid, reading = process.start_command([*self._words, *words, "--json"])
+        except OSError as error:
+            del self._reports[words]
+            raise Busy(f"no process can be started ({error.strerror}); ask again") from error
+        aio.create_task(_read(found, reading))
+        return found
+
+    def _forget_old(self) -> None:
+        now = clock.steady_ms()
+        for words, report in list(self._reports.items()):
+            if report.done.is_set() and now - report.ready_ms > REPORT_KEPT_MS:
+                del self._reports[words]
+
+    async def bar(self) -> None:
+        """Before a run: end those that read, and begin no more."""
+        self.barred = True
+        for report in list(self._reports.values()):
+            if not report.done.is_set():
+                process.kill(report.pid)
+                await report.done.wait()
+        self._reports.clear()
+
+    def open(self) -> None:
+        """After a run: what was known before it is old."""
+        self.barred = False
+        self._reports.clear()
+
+
+async def _read(report: Report, reading: int) -> None:
+    """Read to the end, within the deadline and the bound, and see how the process ended."""
+    text, late = b"", False
+    due = clock.steady_ms() + REPORT_DEADLINE_MS
+    try:
+        while len(text) <= REPORT_TEXT_BYTES_MAX:
+            try:
+                left = max(due - clock.steady_ms(), 1)
+                await aio.wait_for_ms(aio.wait_readable(reading), left)
+                data = os.read(reading, CHUNK_BYTES)
+            except BlockingIOError:
+                continue
+            except aio.TimeoutError:
+                late = True
+                break
+            if not data:
+                break
+            text += data
+    finally:
+        aio.release_fd(reading)
+        os.close(reading)
+        process.kill(report.pid)  # one that has ended is a zombie yet, and feels nothing
+        try:
+            await aio.child_ended(report.pid)
+        finally:
+            _settle(report, text, late)
+
+
+def _settle(report: Report, text: bytes, late: bool) -> None:
+    report.text = text.strip()
+    report.error = _error_of(report.text, late)
+    report.ready_ms = clock.steady_ms()
+    report.done.set()
+
+
+def _error_of(text: bytes, late: bool) -> AgentError | None:
+    if late:
+        return TimedOut(f"no answer within {REPORT_DEADLINE_MS} ms; look at the terminal's load")
+    if len(text) > REPORT_TEXT_BYTES_MAX:
+        return AgentError("the answer is too long for a line; ask by the command on the terminal")
+    try:
+        value = decode(text.decode())
+    except (ValueError, RecursionError):
+        return InternalError("the report ended without an answer; ask again")
+    if type(value) is dict and set(value) == {"error"}:
+        return revive(value["error"])
+    return None

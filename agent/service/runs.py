@@ -1,0 +1,156 @@
+"""The runs of a daemon, one at a time: from an accepted call to its end in the ledger."""
+
+from __future__ import annotations
+
+from agent import aio
+from agent.edges.ledger import DONE, FAILED, INTERRUPTED
+from agent.ground.errors import AgentError, InternalError, Interrupted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agent.edges.config import Config
+    from agent.edges.ledger import Ledger
+    from agent.service.board import Board
+    from agent.service.guard import Guard
+    from agent.service.reports import Reports
+    from agent.service.supervisor import Supervisor
+    from agent.worker.job import Job
+
+OUTCOME_KEPT = ("kept", "late_holders", "edited_migrations")  # lists that may be long
+
+
+class Runs:
+    """Does jobs for whoever asks."""
+
+    def __init__(
+        self, config: Config, board: Board, guard: Guard, reports: Reports, ledger: Ledger
+    ) -> None:
+        self._config = config
+        self._board = board
+        self._guard = guard
+        self._reports = reports
+        self._ledger = ledger
+        self._supervisor: Supervisor | None = None
+        self._task: aio.Task | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a run is on."""
+        return self._board.running
+
+    def start(self, run: int, job: Job) -> None:
+        """Begin a job that was accepted under this number; its end goes into the ledger."""
+        self._board.begin(run)
+        self._task = aio.create_task(self._to_its_end(run, job))
+
+    async def at_boot(self, job: Job) -> dict[str, Any]:
+        """The run of the boot decision. Nobody waits for its number before it has ended, and before
+        its space is known to be there nothing is written that is not needed."""
+        self._board.begin(self._next_number())
+        result = await self._do(job)
+        try:
+            call = self._ledger.accept(None, "", "boot", job.kind, _nobody())
+            self._board.run = call.run
+            self._ledger.end(call.run, state_of(result), outcome_of(result))
+        except AgentError as error:
+            self._board.note(f"the boot's run could not be numbered: {error.message}")
+        return result
+
+    def _next_number(self) -> int:
+        try:
+            newest = self._ledger.newest()
+        except AgentError:
+            return 1
+        return newest.run + 1 if newest is not None else 1
+
+    async def _to_its_end(self, run: int, job: Job) -> None:
+        result = await self._do(job)
+        try:
+            self._ledger.end(run, state_of(result), outcome_of(result))
+        except AgentError as error:
+            # What was done is in history, from which the end is found at the next start.
+            self._board.alarm("ledger", f"the end of run {run} could not be noted: {error.message}")
+
+    async def _do(self, job: Job) -> dict[str, Any]:
+        from agent.service.supervisor import Supervisor
+
+        await self._reports.bar()
+        self._supervisor = Supervisor(self._config, self._board, self._guard)
+        try:
+            return await self._supervisor.work(job)
+        except Exception as error:
+            text = f"a fault of the agent: {type(error).__name__} in a run; report it"
+            self._board.end(_fault(text))
+            return _fault(text)
+        finally:
+            self._supervisor = None
+            self._reports.open()
+
+    def stop(self) -> bool:
+        """Ask the run to end at its next batch edge; whether there is one."""
+        if self._supervisor is None:
+            return False
+        self._supervisor.stop()
+        return True
+
+    def kill(self) -> None:
+        """End the run that is on where it is: a cut like any other."""
+        if self._task is not None:
+            self._task.cancel()
+
+
+def _fault(text: str) -> dict[str, Any]:
+    return {
+        "verdict": "REFUSED",
+        "error": InternalError(text).as_json(),
+        "app_may_start": False,
+        "app_must_not_start_because": text,
+    }
+
+
+def state_of(result: dict[str, Any]) -> str:
+    """The state in which a call ends."""
+    if "error" not in result:
+        return DONE
+    return INTERRUPTED if result["error"]["code"] == "INTERRUPTED" else FAILED
+
+
+def outcome_of(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as the ledger keeps it: lists of bounded length."""
+    return {
+        key: value[:20] if key in OUTCOME_KEPT and type(value) is list else value
+        for key, value in result.items()
+    }
+
+
+def settle_ledger(ledger: Ledger) -> None:
+    """Give the calls that a daemon died of, or during, the end that history tells. What history
+    does not know was not done: only a migration goes on by itself, and the boot has seen to it."""
+    for call in ledger.without_end():
+        row = ledger.history_behind(call.history_before, call.kind)
+        if row is None:
+            error = Interrupted("the agent ended meanwhile; nothing was changed by this call")
+            outcome: dict[str, Any] = {"verdict": "INTERRUPTED", "error": error.as_json()}
+            ledger.end(call.run, INTERRUPTED, outcome)
+            continue
+        outcome = {key: row[key] for key in ("verdict", "from_version", "to_version", "run")}
+        if row["code"]:
+            outcome["error"] = {"code": row["code"], "message": row["message"]}
+        ledger.end(call.run, FAILED if row["code"] else DONE, outcome)
+
+
+def _nobody() -> dict[str, Any]:
+    from agent.edges import clock
+    from agent.edges.holders import boot_id
+
+    return {
+        "at_ms": clock.wall_ms(),
+        "boot_id": boot_id(),
+        "link": "boot",
+        "level": "admin",
+        "method": "boot",
+        "outcome": "accepted",
+        "count": 1,
+    }
