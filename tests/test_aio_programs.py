@@ -21,7 +21,7 @@ PROGRAMS = sorted((ROOT / "tests/data/aio").glob("*.py"))
 HAS_MICROPYTHON = importlib.util.find_spec("micropython_unix") is not None
 
 # Run as a terminal runs Python; the program finds its own argument at sys.argv[1].
-ON_AIO = """
+ON_AIO = r"""
 import sys
 sys.path.insert(0, sys.argv[1])
 from agent import aio

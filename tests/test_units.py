@@ -317,12 +317,14 @@ def test_it_agrees_with_the_agent_through_an_upgrade(tmp_path: Path, small_path:
     assert data.ask()[0] == 0
     assert terminal.boot().code == 0
     assert data.ask() == (0, "")
-    with closing(sqlite3.connect(terminal.pos)) as database:
-        database.execute("PRAGMA user_version = 9")
+    contract = terminal.own_migrations() / "stores.json"
+    contract.write_text(json.dumps(dict(json.loads(contract.read_text()), app_reads=[0, 2])))
     assert terminal.boot().code == 12
     ended, said = data.ask()
-    assert ended == 1
-    assert "schema 9" in said
+    assert (ended, "pos.db has schema 3 and the application reads 0 to 2" in said) == (1, True)
+    (terminal.root / "run/posagent/status.json").unlink()
+    ended, said = data.ask()
+    assert (ended, "schema 3 and the application reads 0 to 2" in said) == (1, True)
 
 
 def test_a_run_that_is_on_is_waited_for_and_one_that_was_cut_is_not(

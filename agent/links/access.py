@@ -138,13 +138,17 @@ class Access:
             )
         return self._judge(found, given, now)
 
-    def spend(self, command: str) -> bool:
-        """Whether the right to run exactly `command` was given and not used; it is used up now."""
+    def grants(self, command: str) -> bool:
+        """Whether the right to run exactly `command` was given and not used."""
         right = self._right
-        if right is None or right.command != command:
-            return False
-        self._right = None
-        return self._now_ms() < right.until_ms
+        return right is not None and right.command == command and self._now_ms() < right.until_ms
+
+    def spend(self, command: str) -> bool:
+        """The same, and it is used up now."""
+        granted = self.grants(command)
+        if granted:
+            self._right = None
+        return granted
 
     def _judge(self, found: Challenge, given: bytes, now: int) -> str:
         """Count the try, then compare. Power cut in between: the try stays counted."""

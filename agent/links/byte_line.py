@@ -46,12 +46,12 @@ class ByteLine:
         self._naks: list[int] = []
         self._framed = False  # who subscribed: a machine, or the console's `watch`
 
-    async def serve(self) -> None:
-        """Until the peer hangs up."""
+    async def serve(self, first: bytes = b"") -> None:
+        """Until the peer hangs up; `first` are bytes that came already."""
         try:
             while True:
                 now = self._session.service.now_ms()
-                data = await self._peer.read(self._wait_ms(now))
+                data, first = first or await self._peer.read(self._wait_ms(now)), b""
                 now = self._session.service.now_ms()
                 self._editor.expire(now)
                 if data:

@@ -35,7 +35,7 @@ class SocketLink:
         self,
         listener: Any,
         make_session: Make,
-        make_console: Callable[[Told], Session],
+        make_console: Make,
         level_of: Callable[[Any], str],
         facts: Any,
         note: Callable[[str], None],
@@ -90,10 +90,11 @@ class _Talk:
         self._peer = peer
         self.session = link._make_session(self._told, link._level_of(connection))
         self._known = not link._token
+        self._waiting = bytearray()
 
     async def serve(self) -> None:
         """Answer line by line until the peer goes, or has to."""
-        waiting = bytearray()
+        waiting = self._waiting
         limit = self.session.request_bytes_max + 10  # RS, # and the checksum may be there
         while True:
             cut = waiting.find(b"\n")
@@ -153,8 +154,12 @@ class _Talk:
             self._send(wire.error_body(request.id, error))
             return True
         self._send(wire.result_body(request.id, {}))
-        link = self._link
-        await ByteLine(self._peer, link._make_console, link._facts, link._note).serve()
+        link, level = self._link, self.session.level
+
+        def make(told: Told) -> Session:
+            return link._make_console(told, level)
+
+        await ByteLine(self._peer, make, link._facts, link._note).serve(bytes(self._waiting))
         return False
 
     def _send(self, body: bytes) -> None:

@@ -93,7 +93,7 @@ class Calls:
         if reaches(session.level, need):
             return
         if need == "admin" and session.may_use_codes:
-            if self._access.spend(commands.canonical(name, params)):
+            if self._access.grants(commands.canonical(name, params)):
                 return
             raise wire.remote("NOT_ALLOWED", f"{name} needs a service code", need=need)
         raise wire.remote(
@@ -110,19 +110,22 @@ class Calls:
         digest = hex_digest(encode([name, sorted(rest.items())]).encode())
         ledger, runs = self._needed()
         known = ledger.find(op=op)
-        if known is not None:
+        if known is not None and reaches(session.level, "tech"):
             return self._replayed(known, digest)
-        self._check_not_busy(runs)
-        noop = self._check_target(name, params)
-        if noop:
-            return {"noop": True}
         need = "admin" if params.get("despite_unsettled") else method.level
+        self._check_level(session, name, params, need)
+        self._check_not_busy(runs)
+        if self._has_nothing_to_do(name, params):
+            return {"noop": True}
+        job = self._job(name, params)
         if name == "backup":
             self._check_backup_pace()
-        job = self._job(name, params)
-        self._check_level(session, name, params, need)
         audit = self._audit_row(session.link, session.level, name, "accepted", 1)
         call = ledger.accept(op, digest, name, KINDS[name], audit)
+        # A code is used up by the run that it was for, not by one that flash refused.
+        self._access.spend(commands.canonical(name, params))
+        if name == "backup":
+            self._backed_up_ms = clock.steady_ms()
         runs.start(call.run, job)
         return {"run": call.run, "replayed": False, "state": "running"}
 
@@ -141,7 +144,7 @@ class Calls:
             run = self._board.run
             raise wire.remote("BUSY", f"run {run} is on; wait for its end, or cancel it", run=run)
 
-    def _check_target(self, name: str, params: dict[str, Any]) -> bool:
+    def _has_nothing_to_do(self, name: str, params: dict[str, Any]) -> bool:
         """Whether a migrate has nothing to do. Raises PARAMS and PLAN_CHANGED."""
         if name not in ("migrate", "rollback"):
             return False
@@ -178,7 +181,6 @@ class Calls:
         if self._backed_up_ms is not None and now - self._backed_up_ms < BACKUP_INTERVAL_MS:
             left = (BACKUP_INTERVAL_MS - now + self._backed_up_ms) // 1000 + 1
             raise wire.remote("BUSY", f"one backup a minute; {left} s to wait", retry_s=left)
-        self._backed_up_ms = now
 
     def _job(self, name: str, params: dict[str, Any]) -> Any:
         from agent.worker.job import Job
@@ -287,17 +289,7 @@ class Calls:
     async def _do_describe(self, session: Session, params: dict[str, Any]) -> dict[str, Any]:
         if "method" not in params:
             return {"methods": list(methods.METHODS)}
-        method = methods.method_named(params["method"])
-        return {
-            "method": method.name,
-            "level": method.level,
-            "changes": method.changes,
-            "says": method.says,
-            "params": {
-                name: {"required": param.required, "allowed": param.allows()}
-                for name, param in method.params.items()
-            },
-        }
+        return methods.method_named(params["method"]).as_json()
 
     async def _do_ping(self, session: Session, params: dict[str, Any]) -> dict[str, Any]:
         return {}

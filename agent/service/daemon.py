@@ -18,7 +18,7 @@ from agent.edges.local_socket import listen_local, listen_loopback, user_of
 from agent.edges.token import make_token
 from agent.ground.errors import ConfigError
 from agent.ground.limits import PATIENCE_MS
-from agent.links.access import Access
+from agent.links.access import LEVELS, Access
 from agent.links.session import Session
 from agent.links.wire import SOCKET_REPLY_BYTES_MAX, SOCKET_REQUEST_BYTES_MAX
 from agent.service.board import Board
@@ -208,11 +208,11 @@ class Daemon:
 
         await serve_port(path, profile.serial_baud, make, self._board, self._board.note)
 
-    def _console_session(self, told: Told) -> Session:
-        """A console that came over a socket has the rights of the service port: whoever sits at
-        the other end of the line came in there."""
-        level = SERIAL_LEVELS[self._config.profile.serial_access]
-        return Session(self, "console", level, told, PATIENCE_MS)
+    def _console_session(self, told: Told, level: str) -> Session:
+        """A console that came over a socket has the rights of the service port and of its own
+        connection, whichever is less: whoever sits at the other end came in at both."""
+        least = min(level, SERIAL_LEVELS[self._config.profile.serial_access], key=LEVELS.index)
+        return Session(self, "console", least, told, PATIENCE_MS)
 
     def _session(self, link: str, level: str, told: Told) -> Session:
         return Session(
