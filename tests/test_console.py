@@ -18,13 +18,15 @@ from agent import aio
 from agent.ground.codec import decode_line
 from agent.links import console_text as texts
 from agent.links.access import Access, code_for, reaches
+from agent.links.asking import number_of
 from agent.links.commands import COMMANDS, TypingError, parse, split, understood
-from agent.links.console import RENEW_MS, Console, canonical, number_of
+from agent.links.console import Console, canonical
 from agent.links.console_tables import TABLES
 from agent.links.editor import Editor
 from agent.links.methods import METHODS, check_params, method_named
 from agent.links.mute import Mute
 from agent.links.pager import PAGE_LINES
+from agent.links.watching import RENEW_MS
 from agent.links.wire import RemoteError, remote
 
 KEY = b"k" * 32
@@ -695,6 +697,14 @@ def test_commands_work_while_a_run_is_watched(seat: Seat) -> None:
     assert seat.type("cancel 17\r") == "cancel 17\nrun 17 stops after the current batch\n"
     method, params = seat.last_call()
     assert (method, params["run"], params["op"][:4]) == ("cancel", 17, "con-")
+
+
+def test_ctrl_c_leaves_a_watch_and_the_question_that_came_up_meanwhile(seat: Seat) -> None:
+    started(seat)
+    seat.type("watch\rbackup\r")
+    assert seat.type("\x03") == (
+        "^C detached; run 17 continues\nnot started; nothing was changed\nagent> "
+    )
 
 
 def test_ctrl_c_never_cancels_a_run(seat: Seat) -> None:
