@@ -78,6 +78,7 @@ class Terminal:
         self.refusals: list[dict[str, Any]] = []
         self.rows = 3
         self.subscribed = False
+        self.looks_until_read: dict[str, int] = {}  # how often a report is not ready yet
         self.looks_until_noted = 0  # how often a run that ended is still said to be on
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.ops: dict[str, str] = {}
@@ -107,6 +108,9 @@ class Terminal:
             raise remote("NOT_ALLOWED", f"{method} needs {need}", need=need)
         if method in self.fails:
             raise self.fails[method]
+        if self.looks_until_read.get(method):
+            self.looks_until_read[method] -= 1
+            raise remote("BUSY", "it is being worked out; ask again in a moment", reading=True)
         if method in self.answers:
             return self.answers[method]
         answer: dict[str, Any] = getattr(self, "do_" + method, self.start)(method, params)
@@ -267,6 +271,16 @@ class Seat:
             self.out(self.console.prompt())
         await aio.sleep_ms(0)
 
+    def wait(self) -> str:
+        """Time passes by itself; answer what is new on the screen."""
+        before = len(self.screen)
+
+        async def pass_by() -> None:
+            await aio.sleep_ms(60_000)
+
+        aio.run(pass_by())
+        return self.screen[before:]
+
     def notify(self, method: str, **params: Any) -> str:
         """A notification comes; answer what is new on the screen."""
         before = len(self.screen)
@@ -413,6 +427,8 @@ def test_a_hang_up_leaves_no_question_open(seat: Seat) -> None:
         (f"restore 41 discard {DISCARD}", f"restore 41 discard {DISCARD}"),
         (f"restore discard {DISCARD} 41", f"restore 41 discard {DISCARD}"),
         ("restore 41 discard unknown", "restore 41 discard unknown"),
+        ("restore 41 --discard changed=3", "restore 41 discard changed=3"),
+        ("prune --despite-unsettled", "prune despite-unsettled"),
     ],
 )
 def test_what_was_understood_is_started_by_its_number_alone(typed: str, text: str) -> None:
@@ -487,6 +503,14 @@ def test_a_plan_that_counts_rows_for_all_steps_together_says_so() -> None:
         " 13 split_sync                reversible",
         " plan 9f3c21aa: 16000 rows, 160 batches, backup 820 KiB, peak 1630 KiB, DOES",
         "                NOT FIT, ~52 s",
+    ]
+
+
+def test_a_migration_whose_name_is_a_sentence_has_it_whole_on_a_line_of_its_own() -> None:
+    row = {"version": 3, "name": "move the user's preferences", "rows": 2, "batches": 1}
+    assert TABLES["plan"].row(row, TABLES["plan"].widths) == [
+        "  3 move the user's preferences",
+        " " * 30 + "      2 rows,     1 batches  cannot be undone",
     ]
 
 
@@ -669,7 +693,9 @@ def test_watch_tells_of_states_and_alarms_and_of_no_other_run(seat: Seat) -> Non
     started(seat)
     seat.type("watch 17\r")
     assert seat.notify("state", run=17, to="proving", why="") == "run 17: proving\n"
-    assert seat.notify("state", run=16, to="done", why="") == ""
+    assert seat.notify("state", run=16, to="idle", why="") == ""
+    assert seat.notify("progress", run=17, state="proving", step=None) == "[  0%] proving\n"
+    assert seat.notify("progress", run=17, state="proving", step="") == ""
     assert seat.notify("alarm", kind="clock", text="1970\x1b[2J") == "alarm: clock: 1970\\x1b[2J\n"
 
 
@@ -775,6 +801,59 @@ def test_help_of_a_command_tells_how_it_is_typed(seat: Seat, name: str) -> None:
     lines = seat.type(f"help {name}\r").splitlines()
     assert lines[1] == COMMANDS[name].usage()
     assert max(map(len, lines)) <= 79
+
+
+# ---- Reports that take their time
+
+
+def test_a_report_that_is_not_ready_is_waited_for(seat: Seat) -> None:
+    seat.terminal.looks_until_read["history"] = 5
+    assert seat.type("history\r") == "history\nit is being worked out; Ctrl-C leaves it\n"
+    assert seat.wait().endswith("applied      OK\nagent> ")
+
+
+def test_a_plan_that_is_not_ready_leads_to_the_question_all_the_same(seat: Seat) -> None:
+    seat.terminal.looks_until_read["plan"] = 2
+    seat.type("migrate\r")
+    assert seat.wait().endswith(" to start: ")
+    assert "run 17 started" in seat.type(number_of("migrate 14 plan 9f3c21aa") + "\r")
+
+
+def test_json_that_is_waited_for_is_one_line_as_ever(seat: Seat) -> None:
+    seat.terminal.looks_until_read["history"] = 1
+    assert seat.type("history --json\r") == "history --json\n"
+    assert decode_line(seat.wait().splitlines()[0])["next"] is None
+
+
+def test_the_next_page_is_waited_for_as_well(seat: Seat) -> None:
+    seat.terminal.rows = 45
+    seat.type("history\r")
+    seat.terminal.looks_until_read["history"] = 1
+    seat.type("\r")
+    assert seat.wait().count("applied") == PAGE_LINES
+
+
+@pytest.mark.parametrize("keys", ["\x03", "version\r"])
+def test_waiting_is_left_by_ctrl_c_and_by_the_next_command(seat: Seat, keys: str) -> None:
+    seat.terminal.looks_until_read["history"] = 5
+    seat.type("history\r\r")
+    assert seat.type(keys).endswith("agent> ")
+    assert seat.wait() == ""
+
+
+def test_a_report_that_is_never_ready_ends_with_the_error(seat: Seat) -> None:
+    seat.terminal.looks_until_read["history"] = 1000
+    seat.type("history\r")
+    assert seat.wait() == (
+        "refused: it is being worked out; ask again in a moment; nothing was changed\nagent> "
+    )
+
+
+def test_a_report_is_not_waited_for_while_a_run_is_on(seat: Seat) -> None:
+    started(seat)
+    seat.terminal.looks_until_read["history"] = 1000
+    assert seat.type("history\r").endswith("nothing was changed\nagent> ")
+    assert seat.wait() == ""
 
 
 # ---- JSON
@@ -986,7 +1065,7 @@ def test_noise_starts_nothing_and_breaks_nothing(pieces: list[bytes]) -> None:
 
 
 WORD = st.text("ABCabc019-_.=,/%", min_size=1, max_size=20).filter(
-    lambda word: word not in ("plan", "discard", "despite-unsettled", "--json")
+    lambda word: word.lstrip("-") not in ("plan", "discard", "despite-unsettled", "json")
 )
 NAME = WORD.filter(lambda word: not word.isdigit())
 VERSIONS = st.integers(0, 9999)
@@ -1084,7 +1163,13 @@ def test_every_command_has_a_method_of_the_table_with_these_parameters() -> None
 
 
 ROWS: dict[str, dict[str, Any]] = {
-    "plan": {"plan": "p", "from_version": 1, "to_version": 2, "steps": [{}], "refusals": [{}]},
+    "plan": {
+        "plan": "p",
+        "from_version": 1,
+        "to_version": 2,
+        "steps": [{}, {"name": "n " * 70, "version": 9999, "rows": 9999999, "batches": 99999}],
+        "refusals": [{}],
+    },
     "history": {
         "history": [
             {},
@@ -1103,7 +1188,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "quarantine": {"quarantine": [{}, {"key": "k\x1b[2J" * 30, "reason": "r" * 200}]},
     "log": {"log": [{}, {"seq": 1, "at_ms": 1, "link": "serial", "method": "m" * 30}]},
     "health": {"worst": "bad", "checks": [{}, {"name": "flash", "says": "s " * 100}]},
-    "profile": {"id": "p", "title": "t", "settings": [{}, {"name": "n" * 60, "basis": "b" * 300}]},
+    "profile": {
+        "id": "p",
+        "title": "t",
+        "settings": [{}, {"name": "n" * 60, "value": None, "basis": "b" * 300}],
+    },
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from agent.ground.limits import PATIENCE_MS
 from agent.links import wire
 from agent.links.console import Console
+from agent.links.console_text import noise_line
 from agent.links.editor import Editor
 from agent.links.peer import HungUp
 from agent.links.receiver import Receiver
@@ -36,7 +37,9 @@ class ByteLine:
         note: Callable[[str], None],
     ) -> None:
         self._peer = peer
-        self._session = make_session(self._told)
+        # Two who share one line: what the one subscribed to is not for the other.
+        self._machine = make_session(self._told_machine)
+        self._session = make_session(self._told_person)
         self._note = note
         self._facts = facts
         self._console = Console(self._session.call, self._print, facts)
@@ -44,7 +47,6 @@ class ByteLine:
         self._editor.silent = True
         self._receiver = Receiver(self._editor.is_empty)
         self._naks: list[int] = []
-        self._framed = False  # who subscribed: a machine, or the console's `watch`
 
     async def serve(self, first: bytes = b"") -> None:
         """Until the peer hangs up; `first` are bytes that came already."""
@@ -64,6 +66,7 @@ class ByteLine:
             pass
         finally:
             self._session.unsubscribe()
+            self._machine.unsubscribe()
 
     def _wait_ms(self, now: int) -> int | None:
         due = self._receiver.due_ms()
@@ -85,8 +88,7 @@ class ByteLine:
             self._nak(what)
 
     async def _frame(self, body: bytes) -> None:
-        self._framed = True
-        reply = await self._session.answer(body, ascii_only=True)
+        reply = await self._machine.answer(body, ascii_only=True)
         if reply is not None:
             self._peer.write(wire.frame(reply))
 
@@ -123,7 +125,6 @@ class ByteLine:
         if echo:
             self._peer.write(echo)
         for what, text in events:
-            self._framed = False
             muted = mute.times
             if what == "line":
                 if not self._console.greeted:
@@ -131,8 +132,10 @@ class ByteLine:
                 await self._console.line(text)
             elif what == "interrupt":
                 await self._console.interrupt()
+            elif self._console.greeted:
+                self._print(noise_line(self._session.baud) + "\n")
             else:
-                self._print("line noise: check the speed, 8N1\n")
+                continue  # nobody has asked for anything yet
             if mute.times != muted:
                 self._note("the line says nothing but noise or its own echo; it is muted")
                 self._editor.drop()
@@ -145,9 +148,9 @@ class ByteLine:
         if text:
             self._peer.write(text.replace("\n", "\r\n").encode("ascii", "replace"))
 
-    def _told(self, method: str, params: dict[str, Any]) -> bool:
-        """One notification, as a frame or as what `watch` makes of it."""
-        if self._framed:
-            return self._peer.offer(wire.frame(wire.notification_body(method, params)))
+    def _told_machine(self, method: str, params: dict[str, Any]) -> bool:
+        return self._peer.offer(wire.frame(wire.notification_body(method, params)))
+
+    def _told_person(self, method: str, params: dict[str, Any]) -> bool:
         self._console.notify(method, params)
         return True

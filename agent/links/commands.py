@@ -161,7 +161,7 @@ def parse(command: Command, words: list[str]) -> dict[str, Any]:
     slots, rest = list(command.words), list(words)
     value: Any
     while rest:
-        word = rest.pop(0)
+        word = _plain(command, rest.pop(0))
         if word in command.flags:
             name, value = command.flags[word], True
         elif word in command.options:
@@ -216,6 +216,12 @@ def understood(text: str) -> tuple[str, dict[str, Any]]:
         raise TypingError("there is no command")
     command, words, _ = split(text)
     return command.method, parse(command, words)
+
+
+def _plain(command: Command, word: str) -> str:
+    """Options and flags may have the dashes that they have on the command line."""
+    bare = word[2:] if word.startswith("--") else word
+    return bare if bare in command.options or bare in command.flags else word
 
 
 def _text(value: Any) -> str:

@@ -19,9 +19,11 @@ from agent.links.mute import Mute
 from agent.links.pager import Pager
 from agent.links.screen import Screen
 from agent.links.watching import Following
+from agent.links.wire import RemoteError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from typing import Any, Callable, Protocol
 
     from agent.links.commands import Command
@@ -35,12 +37,24 @@ if TYPE_CHECKING:
 
 
 MORE = "-- more --"
+# A report is made in a process of its own; on a slow terminal with much data it takes its time.
+WAIT_LOOK_MS = 500
+WAIT_LOOKS = 60
 
 
 class Console:
     """One person's end of a line. The link feeds it whole lines, one at a time."""
 
-    __slots__ = ("_asking", "_facts", "_following", "_greeted", "_pager", "_screen", "mute")
+    __slots__ = (
+        "_asking",
+        "_facts",
+        "_following",
+        "_greeted",
+        "_pager",
+        "_screen",
+        "_waiting",
+        "mute",
+    )
 
     def __init__(
         self,
@@ -58,6 +72,7 @@ class Console:
         """The person is gone: whoever comes next is greeted and finds no question open."""
         self._greeted = False
         self._pager: Pager | None = None
+        self._waiting: aio.Task | None = None
         self._asking = Asking(self._screen)
         self._following = Following(self._screen, self.prompt)
 
@@ -74,8 +89,8 @@ class Console:
 
     def prompt(self) -> str:
         """What the link prints when a line or an interrupt is done; "" where nothing is awaited."""
-        silent = not self._greeted or self._asking.is_open() or self._following.is_on()
-        if silent or self.mute.is_on(self._screen.now_ms()):
+        silent = self._asking.is_open() or self._following.is_on() or self._waiting
+        if not self._greeted or silent or self.mute.is_on(self._screen.now_ms()):
             return ""
         return MORE if self._pager else PROMPT
 
@@ -96,14 +111,14 @@ class Console:
         elif self._pager is not None and text.strip().lower() in ("", "q"):
             await self._turn(text)
         elif text.strip():
-            self._pager = None
+            self._leave_list()
             await self._command(text)
 
     async def interrupt(self) -> None:
         """Ctrl-C: leave what is being shown or asked. Never cancels work: noise can make a 0x03."""
         if not self._greeted or self.mute.is_on(self._screen.now_ms()):
             return
-        self._pager = None
+        self._leave_list()
         if self._following.is_on():
             await self._following.leave()
         else:
@@ -133,7 +148,41 @@ class Console:
             self._unknown(str(error))
             return
         self.mute.known()
-        await self._screen.guarded(self._do(command, params, as_json), as_json)
+        await self._patiently(lambda: self._do(command, params, as_json), as_json)
+
+    async def _patiently(self, work: Callable[[], Awaitable[None]], as_json: bool) -> None:
+        """Do it; where a report is still being made go on asking for it, but keep the line free.
+
+        Only for what changes nothing before it is asked for by its number.
+        """
+        if not await self._screen.guarded(work(), as_json, patient=True):
+            return
+        if await self._is_run_on():  # nothing is read meanwhile, however long it takes
+            await self._screen.guarded(work(), as_json)
+            return
+        if not as_json:
+            self._screen.say("it is being worked out; Ctrl-C leaves it")
+        self._waiting = aio.create_task(self._wait(work, as_json))
+
+    async def _is_run_on(self) -> bool:
+        try:
+            return (await self._screen.call("status", {})).get("run") is not None
+        except RemoteError:
+            return False
+
+    async def _wait(self, work: Callable[[], Awaitable[None]], as_json: bool) -> None:
+        for look in range(1, WAIT_LOOKS + 1):
+            await aio.sleep_ms(WAIT_LOOK_MS)
+            if not await self._screen.guarded(work(), as_json, patient=look < WAIT_LOOKS):
+                break
+        self._waiting = None
+        self._screen.write(self.prompt())
+
+    def _leave_list(self) -> None:
+        """Nobody waits any more for what was to be shown."""
+        waiting, self._waiting, self._pager = self._waiting, None, None
+        if waiting is not None:
+            waiting.cancel()
 
     def _unknown(self, why: str) -> None:
         self._screen.say(f"error: {why}")
@@ -189,7 +238,7 @@ class Console:
         """Answer to "-- more --"."""
         pager, self._pager = self._pager, None
         if pager is not None and not text.strip():
-            await self._screen.guarded(self._print_page(pager), False)
+            await self._patiently(lambda: self._print_page(pager), False)
 
     async def _print_page(self, pager: Pager) -> None:
         while pager.wants_more():

@@ -104,17 +104,20 @@ def _check_row(row: Result, widths: tuple[int, ...]) -> list[str]:
 
 
 def _setting_row(row: Result, widths: tuple[int, ...]) -> list[str]:
-    label = columns((row.get("name"), row.get("value"), ""), widths).ljust(sum(widths[:2]) + 4)
+    value = "none" if row.get("value", "?") is None else row.get("value")
+    label = columns((row.get("name"), value, ""), widths).ljust(sum(widths[:2]) + 4)
     return wrap(label, clean(row.get("basis")))
 
 
 def _plan_row(row: Result, widths: tuple[int, ...]) -> list[str]:
-    name = columns((row.get("name"),), widths)
+    number, name = f"{clean(row.get('version')):>3} ", clean(row.get("name"))
     way = "reversible" if row.get("reversible") else "cannot be undone"
     work = ""
     if "rows" in row:
         work = f"{clean(row['rows']):>7} rows, {clean(row.get('batches')):>5} batches  "
-    return [f"{clean(row.get('version')):>3} {name.ljust(widths[0])}  {work}{way}"]
+    if len(name) <= widths[0]:
+        return [f"{number}{name.ljust(widths[0])}  {work}{way}"]
+    return [*wrap(number, name), " " * (len(number) + widths[0] + 2) + work + way]
 
 
 def _plan_foot(result: Result) -> list[str]:

@@ -126,8 +126,8 @@ def banner(facts: Result) -> list[str]:
 
 
 def noise_line(baud: int) -> str:
-    """The hint after many bytes above 0x7E."""
-    return f"line noise: check {baud} 8N1"
+    """The hint after many bytes above 0x7E; `baud` is 0 where the line has no speed of its own."""
+    return f"line noise: check {baud or 'the speed,'} 8N1"
 
 
 def desk_lines(challenge: Result) -> list[str]:

@@ -211,7 +211,7 @@ _ALL = (
     Method("read", "tech", "Reads a piece of a file that the agent offers.",
            name=_text(64), off=_number(0, (1 << 32) - 1)),
     Method("challenge", "tech", "Asks for what the service desk needs to allow one command.",
-           command=_text(120)),
+           command=_text(200)),
     Method("code", "tech", "Brings the service desk's code, good for one command.",
            code=_text(128, is_secret=True)),
     Method("commit", "admin", "Deletes the old file that a switch back would need.", changes=True),

@@ -46,15 +46,21 @@ class Screen:
         """Write an object as machines get it, in one line."""
         self.say(encode_line(result))
 
-    async def guarded(self, work: Awaitable[Any], as_json: bool) -> None:
-        """Do it; what goes wrong is said and ends nothing but this one command."""
+    async def guarded(self, work: Awaitable[Any], as_json: bool, patient: bool = False) -> bool:
+        """Do it; what goes wrong is said and ends nothing but this one command.
+
+        With `patient` a report that is still being made is no error: True answers that it is.
+        """
         try:
             await work
         except RemoteError as error:
+            if patient and error.kind == "BUSY" and error.data.get("reading"):
+                return True
             self.say_error(error, as_json)
         except Exception as error:
             text = f"a fault of the agent: {type(error).__name__}; report it"
             self.say_error(remote("INTERNAL", text, changed=None), as_json)
+        return False
 
     def say_error(self, error: RemoteError, as_json: bool) -> None:
         """Write an error, and that nothing was changed where that is so."""

@@ -44,7 +44,6 @@ class Session:
         request_bytes_max: int = wire.SERIAL_REQUEST_BYTES_MAX,
         reply_bytes_max: int = wire.SERIAL_REPLY_BYTES_MAX,
         baud: int = 0,
-        may_use_codes: bool = True,
     ) -> None:
         self.service = service
         self.link = link
@@ -52,7 +51,7 @@ class Session:
         self.patience_ms = patience_ms
         self.request_bytes_max = request_bytes_max
         self.reply_bytes_max = reply_bytes_max
-        self.may_use_codes = may_use_codes
+        self.baud = baud
         self._told = told
         wire_ms = NOTIFICATION_BYTES * 10 * 1000 // baud if baud else 0
         self._interval_min_ms = max(PROGRESS_INTERVAL_MS, 10 * wire_ms) if baud else 0

@@ -63,7 +63,7 @@ class Watch:
     def _progress(self, params: dict[str, Any], now_ms: int) -> list[str]:
         done, total = whole(params.get("done")), whole(params.get("total"))
         percent = min(done * 100 // total, 100) if total else 0
-        place = (params.get("state"), params.get("step"), percent // 10)
+        place = (params.get("state"), params.get("step") or "", percent // 10)
         if place == self._place and now_ms - self._said_ms < LINE_MS:
             return []
         self._place, self._said_ms = place, now_ms

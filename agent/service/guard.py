@@ -17,43 +17,53 @@ if TYPE_CHECKING:
     from agent.core.terminal import Places
     from agent.edges.config import Config
 
-KEEPALIVE_INTERVAL_MS = 500  # marks come by the hundred; systemd needs no more than two a second
+KEEPALIVE_INTERVAL_MS = 500  # marks come by the hundred; two signs of life a second are enough
 
 
 class Guard:
     """`stays` tells that the agent lives on after a run; `embedded` that it lives in another
     program, whose word READY is."""
 
-    __slots__ = ("_fed_ms", "_keeps_alive", "_notifier", "_watchdog", "lock", "stays")
+    __slots__ = ("_config", "_fed_ms", "_notifier", "_period_ms", "_watchdog", "lock", "stays")
 
     def __init__(
         self, config: Config, places: Places, stays: bool = False, embedded: bool = False
     ) -> None:
         self.stays = stays
         self.lock = AgentLock(places.lock)
-        self._watchdog = Watchdog(config.watchdog_device, config.profile.watchdog_timeout_s)
+        self._config = config
+        self._watchdog = Watchdog(None, None)
         self._notifier = Notifier(None if embedded else os.environ.get("NOTIFY_SOCKET"))
-        self._keeps_alive = os.environ.get("WATCHDOG_USEC", "").isdigit()
+        self._period_ms = 0 if embedded else _period_ms()
         self._fed_ms = -KEEPALIVE_INTERVAL_MS
+
+    def take(self) -> None:
+        """Be the one agent of this terminal. Raises Busy. Only that one opens the watchdog: from
+        then on it must be fed and, at the end, disarmed."""
+        self.lock.take()
+        if not self._watchdog.armed:
+            config = self._config
+            self._watchdog = Watchdog(config.watchdog_device, config.profile.watchdog_timeout_s)
 
     def begin(self) -> None:
         """Before a run. Raises Busy."""
-        self.lock.take()
+        self.take()
         self.lock.begin_run()
 
     def feed(self) -> None:
         """There was progress, or there is nothing to do."""
         self._watchdog.feed()
         at = clock.steady_ms()
-        if self._keeps_alive and at - self._fed_ms >= KEEPALIVE_INTERVAL_MS:
+        rest_ms = min(KEEPALIVE_INTERVAL_MS, self._period_ms // 4)
+        if self._period_ms and at - self._fed_ms >= rest_ms:
             self._fed_ms = at
             self._notifier.send("WATCHDOG=1")
 
     def interval_ms(self) -> int:
         """How often both must be fed at least: a third of the shorter period."""
         periods = [60_000]
-        if self._keeps_alive:
-            periods.append(int(os.environ["WATCHDOG_USEC"]) // 1000)
+        if self._period_ms:
+            periods.append(self._period_ms)
         if self._watchdog.timeout_s is not None:
             periods.append(self._watchdog.timeout_s * 1000)
         return max(min(periods) // 3, 10)
@@ -80,3 +90,11 @@ class Guard:
         self._watchdog.close()
         self._notifier.close()
         self.lock.release()
+
+
+def _period_ms() -> int:
+    """Within which time the service manager wants a sign of life from this very process, or 0."""
+    usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not (usec.isascii() and usec.isdigit()) or pid not in ("", str(os.getpid())):
+        return 0
+    return max(int(usec) // 1000, 1) if int(usec) else 0
