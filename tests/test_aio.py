@@ -488,6 +488,52 @@ def test_cancel_of_wait_for_cancels_the_inner_task_without_awaiting_its_end() ->
     assert steps == ["outer", "inner"]
 
 
+def test_cancel_that_comes_back_to_the_task_that_asks_is_refused() -> None:
+    async def waits(task: aio.Task) -> None:
+        await task
+
+    async def asks() -> None:
+        await aio.sleep_ms(1)
+        with pytest.raises(RuntimeError, match="can't cancel self"):
+            tasks[-1].cancel()
+
+    async def main() -> None:
+        tasks.append(aio.create_task(asks()))
+        tasks.append(aio.create_task(waits(tasks[-1])))
+        tasks.append(aio.create_task(waits(tasks[-1])))
+        await tasks[-1]
+
+    tasks: list[aio.Task] = []
+    aio.run(main())
+    assert [task.done() for task in tasks] == [True] * 3
+
+
+def test_end_of_the_inner_task_cuts_no_later_sleep_of_a_cancelled_waiter_short(
+    clock: HandClock,
+) -> None:
+    async def inner() -> None:
+        try:
+            await aio.sleep_ms(10_000)
+        finally:
+            await aio.sleep_ms(50)
+
+    async def outer() -> int:
+        try:
+            await aio.wait_for_ms(inner(), 5_000)
+        except aio.CancelledError:
+            await aio.sleep_ms(1_000)
+        return clock.now
+
+    async def main() -> int:
+        task = aio.create_task(outer())
+        await aio.sleep_ms(10)
+        task.cancel()
+        ended: int = await task
+        return ended
+
+    assert aio.run(main()) == 2_010
+
+
 def test_cancel_wins_over_a_result_of_the_same_moment() -> None:
     async def inner(event: aio.Event) -> str:
         await event.wait()

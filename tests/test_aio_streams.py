@@ -115,13 +115,30 @@ def test_second_reader_of_a_stream_is_refused_at_once_and_the_first_goes_on(read
             await read(ours)
         assert not first.done()
         await theirs.awrite(b"for the first\n")
-        # Woken, but not yet on its way: still the only reader.
         line: bytes = await first
         await ours.wait_closed()
         await theirs.wait_closed()
         return line
 
     assert aio.run(main()) == b"for the first\n"
+
+
+def test_second_reader_is_refused_also_when_the_first_is_woken_and_not_yet_on_its_way() -> None:
+    async def main() -> None:
+        ours, theirs = streams()
+        first = aio.create_task(ours.readline())
+        await turns()
+        theirs.write(b"woken\n")
+        await turns(1)  # poll has woken it, and our turn comes before its own
+        assert loop.io.waits == {}
+        assert not first.done()
+        with pytest.raises(RuntimeError, match="a reader already"):
+            await ours.readline()
+        assert await first == b"woken\n"
+        await ours.wait_closed()
+        await theirs.wait_closed()
+
+    aio.run(main())
 
 
 def test_second_writer_that_waits_is_refused_and_what_it_wrote_is_sent_by_the_first() -> None:
@@ -288,6 +305,18 @@ def test_bytes_arrive_whole_and_in_order_however_they_are_cut_and_read(
         return got
 
     assert aio.run(main()) == b"".join(pieces)
+
+
+def test_asking_for_no_bytes_is_answered_without_waiting_for_some() -> None:
+    async def main() -> None:
+        ours, theirs = streams()
+        assert await ours.read(0) == b""
+        assert await ours.readexactly(0) == b""
+        assert await ours.readinto(bytearray()) == 0
+        await ours.wait_closed()
+        await theirs.wait_closed()
+
+    aio.run(main())
 
 
 def test_readexactly_at_the_end_is_an_end_of_file_error() -> None:

@@ -30,10 +30,11 @@ __all__ = ["gather", "wait_for", "wait_for_ms"]
 
 
 class _Outcome:
-    __slots__ = ("error", "known", "value")
+    __slots__ = ("error", "known", "value", "wanted")
 
     def __init__(self) -> None:
         self.known = False
+        self.wanted = True  # the waiter sleeps until its limit, and not for a reason of its own
         self.value: Any = None
         self.error: BaseException | None = None
 
@@ -44,8 +45,10 @@ async def _watch(task: Task, waiter: Task, outcome: _Outcome) -> None:
     except (CancelledError, Exception) as error:
         outcome.error = error
     outcome.known = True
-    # Still asleep, and not on its way because somebody cancelled it: cut the sleep short.
-    if waiter.blocker is None and waiter.entry is not None and waiter.pending is None:
+    if not outcome.wanted or waiter.blocker is not None or waiter.entry is None:
+        return
+    # Cut the sleep short. One that is due keeps its place, one that was cancelled its cancel.
+    if waiter.entry[0] > loop.ticks() and waiter.pending is None:
         loop.queue.remove(waiter)
         loop.queue.push(waiter)
 
@@ -70,6 +73,8 @@ async def wait_for(
     except CancelledError:
         task.cancel()
         raise
+    finally:
+        outcome.wanted = False
     if not outcome.known:
         task.cancel()
         await watcher

@@ -40,8 +40,8 @@ async def serves(reader, writer):
             print("damaged at", total)
         total += len(data)
     print("server got", total)
-    await writer.awrite(b"thanks")
     await writer.wait_closed()
+    served.set()
 
 
 async def sends():
@@ -61,6 +61,9 @@ async def sends():
     await writer.wait_closed()
 
 
+served = asyncio.Event()
+
+
 async def main():
     line = Blocked()
     stream = asyncio.StreamWriter(line, {"name": "a line"})
@@ -74,7 +77,7 @@ async def main():
         print("KeyError", error.args)
     async with await asyncio.start_server(serves, HOST, PORT):
         await sends()
-        await asyncio.sleep_ms(100)
+        await served.wait()
 
 
 asyncio.run(main())

@@ -30,9 +30,11 @@ async def serves(reader, writer):
     except OSError as error:
         print("write OSError", error.args[0])
     await writer.wait_closed()
+    served.set()
 
 
 breaks_off = []
+served = asyncio.Event()
 
 
 async def main():
@@ -44,7 +46,7 @@ async def main():
             await asyncio.sleep_ms(1)
         await writer.wait_closed()
         breaks_off[0].set()
-        await asyncio.sleep_ms(20)
+        await served.wait()
         try:
             writer.write(b"x")
             await writer.drain()

@@ -24,6 +24,7 @@ async def serves(reader, writer):
     writer.close()
     await writer.wait_closed()
     print("server closed")
+    served.set()
 
 
 async def asks():
@@ -56,7 +57,9 @@ async def gives_up():
     await writer.awrite(b"no end")
     writer.close()
     await writer.wait_closed()
-    await asyncio.sleep_ms(20)
+
+
+served = asyncio.Event()
 
 
 async def main():
@@ -66,8 +69,10 @@ async def main():
     except OSError:
         print("taken")
     async with server:
-        await asks()
-        await gives_up()
+        for client in (asks, gives_up):
+            await client()
+            await served.wait()
+            served.clear()
     print("server ended")
 
     server = await asyncio.start_server(serves, HOST, PORT, backlog=1)
