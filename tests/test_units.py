@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -113,11 +114,11 @@ def test_the_wheel_brings_what_the_units_and_the_page_name() -> None:
     included = (ROOT / "pyproject.toml").read_text()
     assert '"packaging" = "agent/_data/packaging"' in included
     named = re.findall(
-        f"{INSTALLED}agent/_data/packaging/([^ `]+)",
+        rf"{INSTALLED}agent/_data/packaging/([\w/.-]*\w)",
         DROP_IN.read_text() + (ROOT / "docs/running.md").read_text(),
     )
     assert named
-    assert [name for name in named if not (PACKAGING / name.strip("`.,\n")).exists()] == []
+    assert [name for name in named if not (PACKAGING / name).exists()] == []
 
 
 @pytest.mark.parametrize("setting", ["TimeoutStartSec", "WatchdogSec"])
@@ -164,20 +165,35 @@ def calls_of(group: str) -> set[str]:
     return plain.union(*(calls_of(word) for word in words if word[:1] == "@"))
 
 
-def test_an_upgrade_makes_no_system_call_that_the_unit_refuses(tmp_path: Path) -> None:
+def test_a_daemon_that_upgrades_does_nothing_that_the_unit_refuses(tmp_path: Path) -> None:
     terminal = new_terminal(tmp_path / "root", records=30, unsettled=3)
     trace = tmp_path / "trace"
-    subprocess.run(
-        [
-            *("strace", "-f", "-qq", "--trace=all", "-o", str(trace)),
-            *(*COMMAND, "--root", str(terminal.root), "boot"),
-        ],
-        capture_output=True,
-        check=True,
-    )
-    made = set(re.findall(r"^\d+ +([a-z]\w+)\(", trace.read_text(), re.MULTILINE))
-    assert len(made) > 30
-    assert made - calls_of(SERVICE["SystemCallFilter"]) - {"execve", "exit_group"} == set()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        told = ""
+        with subprocess.Popen(
+            [
+                *("strace", "-f", "-qq", "-I1", "--trace=all", "-o", str(trace)),
+                *(*COMMAND, "--root", str(terminal.root), "run"),
+            ],
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as daemon:
+            while "READY=1" not in told:
+                told += manager.recv(4096).decode() + "\n"
+            first = int(trace.read_text().split(" ", 1)[0])
+            os.kill(first, signal.SIGTERM)
+        assert daemon.returncode == 0
+    assert terminal.read().schema_version == 3
+    assert "EXTEND_TIMEOUT_USEC=" in told
+    lines = trace.read_text()
+    made = set(re.findall(r"^\d+ +([a-z]\w+)\(", lines, re.MULTILINE))
+    assert len(made) > 40
+    assert made - calls_of(SERVICE["SystemCallFilter"]) == set()
+    families = set(re.findall(r" socket\((\w+)", lines))
+    assert families == set(SERVICE["RestrictAddressFamilies"].split())
 
 
 def test_an_upgrade_needs_no_right_of_root_that_the_unit_takes(tmp_path: Path) -> None:
@@ -555,3 +571,18 @@ def test_settings_come_from_the_file_of_defaults(init: Any) -> None:
 def test_a_wrong_word_is_told_what_there_is(init: Any) -> None:
     ended, said = init("well")("begin")
     assert (ended, "start | stop | restart | status" in said) == (64, True)
+
+
+def test_the_real_daemon_upgrades_at_start_and_ends_at_stop(init: Any, tmp_path: Path) -> None:
+    terminal = new_terminal(tmp_path / "terminal", records=30, unsettled=3)
+    script = init()
+    script.run = terminal.root / "run/posagent"
+    script.env.update(
+        PROGRAM=str(COMMAND[-1]), RUN_DIR=str(script.run), OPTIONS=f"--root {terminal.root}"
+    )
+    assert script("start") == (0, "posagent runs\n")
+    assert terminal.read().schema_version == 3
+    assert at(terminal, script.env["PATH"]).ask() == (0, "")
+    assert terminal.run("boot", "--json").code == 5  # there is an agent here
+    assert script("stop") == (0, "posagent is stopped\n")
+    assert terminal.boot().json["verdict"] == "NOT_REQUIRED"

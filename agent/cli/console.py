@@ -10,7 +10,7 @@ import os
 
 from agent import aio
 from agent.edges.raw_terminal import RawTerminal
-from agent.ground.errors import EXIT_OK, Busy
+from agent.ground.errors import EXIT_OK, Busy, UsageError
 from agent.links.client import connect
 from agent.links.peer import HungUp, Peer
 
@@ -24,6 +24,8 @@ LEAVE = b"\x1d"  # Ctrl-], as telnet has it: the daemon's console knows no such 
 
 def console(command: Command, config: Config) -> int:
     """Carry bytes until one end hangs up. Raises Busy when no daemon runs."""
+    if command.json:
+        raise UsageError("the console is for people; it has --json behind each of its commands")
     client = connect(config.run_dir + "/agent.sock")
     if client is None:
         raise Busy("no agent runs on this terminal; start `posagent run`")

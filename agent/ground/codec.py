@@ -385,6 +385,36 @@ def _look_over(text: str) -> int:
     Strings, numbers and words are judged here to the last character. Which of them may follow
     which is left to the library, since there none is loose.
     """
+    members = _members_of_plain(text)
+    return members if members >= 0 else _look_closely(text)
+
+
+def _members_of_plain(text: str) -> int:
+    """The same for a text as most are, in a third of the time; -1 for one to look at closely.
+
+    Plain is printable ASCII without a backslash, so that every second quote ends a string, with
+    short whole numbers that have no sign, and with no more brackets than may nest.
+    """
+    if not text.isascii() or not text.isprintable() or "\\" in text:
+        return -1
+    pieces = text.split('"')
+    bare = " ".join(pieces[::2])
+    if len(pieces) % 2 == 0 or bare.count("{") + bare.count("[") > LINE_DEPTH_MAX:
+        return -1
+    for word in bare.translate(_MARKS_AS_BLANKS).split():
+        is_number = word.isdigit() and word[0] != "0" and len(word) <= _PLAIN_DIGITS_MAX
+        if not is_number and word not in _PLAIN_WORDS:
+            return -1
+    return bare.count(":")
+
+
+_MARKS_AS_BLANKS = {ord(mark): " " for mark in "{}[]:,"}
+_PLAIN_WORDS = ("0", "true", "false", "null")
+_PLAIN_DIGITS_MAX = 15  # none of them is beyond 2**53
+
+
+def _look_closely(text: str) -> int:
+    """The same for any text, character by character."""
     i = depth = members = 0
     end = len(text)
     while i < end:
@@ -515,10 +545,11 @@ def _check_for_line(value: Any, levels: int) -> None:
     elif kind is dict or kind is list:
         if not levels:
             raise ValueError(f"it nests deeper than {LINE_DEPTH_MAX}")
-        if kind is dict and not all(type(key) is str and _is_unicode(key) for key in value):
+        if kind is dict and not (set(map(type, value)) <= {str} and _is_unicode("".join(value))):
             raise TypeError("the keys on a line are texts")
         for inner in value.values() if kind is dict else value:
-            _check_for_line(inner, levels - 1)
+            if not (inner is None or inner is True or (type(inner) is str and inner.isascii())):
+                _check_for_line(inner, levels - 1)
     elif kind is float:
         raise TypeError("numbers on a line are whole")
     elif value is not None and kind is not bool:

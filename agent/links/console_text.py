@@ -109,7 +109,7 @@ def schemas(low: Any, high: Any) -> str:
 
 
 def banner(facts: Result) -> list[str]:
-    """The first two lines that a person sees."""
+    """The first lines that a person sees."""
     pending = " pending" if facts.get("pending") else ""
     parts = [
         f"Terminal {clean(facts.get('model'))} SN {clean(facts.get('serial'))}",
@@ -121,8 +121,20 @@ def banner(facts: Result) -> list[str]:
     if facts.get("open"):
         says = "type help. OPEN: this terminal asks for no service code; it belongs in a lab."
     else:
-        says = "type help. Nothing typed here can delete data without a code from the service desk."
-    return [" | ".join(parts), says]
+        says = "type help. Nothing here can delete data without a code from the service desk."
+    return [*_joined(parts), says]
+
+
+def _joined(parts: list[str]) -> list[str]:
+    """The parts with a bar between them, in as few lines as hold them."""
+    lines = parts[:1]
+    for part in parts[1:]:
+        together = f"{lines[-1]} | {part}"
+        if len(together) > LINE_CHARS_MAX:
+            lines.append(part)
+        else:
+            lines[-1] = together
+    return lines
 
 
 def noise_line(baud: int) -> str:
@@ -192,8 +204,8 @@ def started_lines(method: str, result: Result) -> list[str]:
     if method in ("verify", "validate"):
         return [f'run {run} started; nothing is changed; "result {run}" tells what it found']
     return [
-        f'run {run} started; safe to unplug the cable; "watch {run}" follows it, '
-        f'"cancel {run}" stops after the current batch'
+        f"run {run} started; safe to unplug the cable",
+        f'  "watch {run}" follows it, "cancel {run}" stops after the current batch',
     ]
 
 

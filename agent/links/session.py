@@ -61,24 +61,29 @@ class Session:
         self._sent_ms = 0
 
     async def answer(self, body: bytes, ascii_only: bool) -> bytes | None:
-        """The reply to one request, or None for what is no request. Never raises for what a peer
+        """The reply to one line, or None for what is no request. Never raises for what a peer
         says."""
         self._asked_ms = self.service.now_ms()
-        request = None
         try:
             request = wire.parse_request(body, ascii_only)
-            if request is None:
-                return None
+        except wire.RemoteError as error:
+            return wire.error_body(error.id, error)
+        except Exception as error:
+            return _fault(None, error)
+        return None if request is None else await self.reply_to(request)
+
+    async def reply_to(self, request: wire.Request) -> bytes:
+        """The reply to a request that was read before; never raises either."""
+        try:
             result = await self.call(request.method, request.params)
             reply = wire.result_body(request.id, result)
             if len(reply) > self.reply_bytes_max:
                 raise wire.remote("TOO_LONG", "the answer is too long for this line; use read")
             return reply
         except wire.RemoteError as error:
-            return wire.error_body(request.id if request is not None else error.id, error)
+            return wire.error_body(request.id, error)
         except Exception as error:
-            fault = wire.remote("INTERNAL", f"a fault of the agent: {type(error).__name__}")
-            return wire.error_body(request.id if request is not None else None, fault)
+            return _fault(request.id, error)
 
     async def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """One call, as the console makes it, too. Raises RemoteError."""
@@ -110,3 +115,8 @@ class Session:
                 return  # the next mark is newer
             self._sent_ms = now
         self._told(method, params)
+
+
+def _fault(id: wire.Id, error: Exception) -> bytes:
+    fault = wire.remote("INTERNAL", f"a fault of the agent: {type(error).__name__}")
+    return wire.error_body(id, fault)

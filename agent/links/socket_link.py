@@ -120,8 +120,7 @@ class _Talk:
     async def _line(self, line: bytes) -> bool:
         """Answer one line; whether the peer may go on."""
         try:
-            body = wire.socket_line(line)
-            request = wire.parse_request(body, ascii_only=False)
+            request = wire.parse_request(wire.socket_line(line), ascii_only=False)
         except wire.RemoteError as error:
             self._send(wire.error_body(error.id, error))
             await self._peer.drained(REPLY_MS_MAX)
@@ -133,9 +132,8 @@ class _Talk:
             return False
         if request is not None and request.method == "console":
             return await self._become_console(request)
-        reply = await self.session.answer(body, ascii_only=False)
-        if reply is not None:
-            self._send(reply)
+        if request is not None:
+            self._send(await self.session.reply_to(request))
             await self._peer.drained(REPLY_MS_MAX)
         return True
 

@@ -64,6 +64,7 @@ class Board(Announcer):
 
     def begin(self, run: int) -> None:
         """A run with this number begins."""
+        self.look()
         self.run, self.running, self.may_start = run, True, False
         self.why_not = "a run is on"
         self.restart_meter()

@@ -65,6 +65,7 @@ class Calls:
         self._needed = needed
         self._reading = Reading(places, reports, lambda: self._needed()[0])
         self._side: dict[int, tuple[str, ...]] = {}  # reading jobs by number
+        self._next_side = SIDE_FIRST
         self._refused: dict[tuple[str, str, str, str], int] = {}
         self._backed_up_ms: int | None = None
 
@@ -251,7 +252,8 @@ class Calls:
         if self._board.running:
             raise wire.remote("BUSY", f"run {self._board.run} is on", run=self._board.run)
         self._reports.begin(words)
-        run = SIDE_FIRST + len(self._side)
+        run = self._next_side
+        self._next_side += 1
         self._side[run] = words
         while len(self._side) > SIDES_MAX:
             del self._side[next(iter(self._side))]

@@ -81,6 +81,7 @@ class Reports:
 
     def begin(self, words: tuple[str, ...]) -> None:
         """Begin one that is asked for later."""
+        self._forget_old()
         self._start(words)
 
     def is_fetched(self, words: tuple[str, ...]) -> bool:

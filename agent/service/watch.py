@@ -43,6 +43,7 @@ class Watch:
         self._buffer = b""
         self._deadline_ms = owner.profile.deadline_ms
         self._due = clock.steady_ms() + self._deadline_ms
+        self._allowed_until = 0
 
     async def until_end(self) -> None:
         """Until the worker has told its end, died, or had to be killed."""
@@ -96,6 +97,9 @@ class Watch:
     def _still_in_bounds(self) -> bool:
         """Kill what hangs or eats memory. There is no other way to stop C code."""
         self.owner.progress.tick()
+        if clock.steady_ms() < self._allowed_until:
+            # One call of SQLite that gives no mark, in a time that its size bounds.
+            self.owner.guard.feed()
         if clock.steady_ms() >= self._due:
             self._kill(
                 f"no progress within the deadline of {self._deadline_ms} ms while {self._state}"
@@ -112,9 +116,13 @@ class Watch:
 
     def _take(self, said: dict[str, Any]) -> None:
         """One report. Whatever it says, it is a sign of life."""
-        self._due = clock.steady_ms() + self._deadline_ms + int(said.get("allow_ms", 0))
+        now, allow_ms = clock.steady_ms(), int(said.get("allow_ms", 0))
+        self._due = now + self._deadline_ms + allow_ms
+        self._allowed_until = now + allow_ms
         if "waiting_for" not in said:
             self.owner.guard.feed()
+        if allow_ms:
+            self._extend(allow_ms)
         if "state" in said:
             self._enter(said)
         elif "switched" in said:
@@ -158,9 +166,11 @@ class Watch:
         if state not in states.FINAL:
             self.place = max(self.place, _place(state, done if state == states.MIGRATING else 0))
         self.owner.progress.mark(state, said.get("store", ""), done, int(said.get("total", 0)))
-        self.owner.guard.say(
-            f"EXTEND_TIMEOUT_USEC={2000 * self._deadline_ms}\nSTATUS={state} {done}"
-        )
+        self._extend(0, f"\nSTATUS={state} {done}")
+
+    def _extend(self, allow_ms: int, status: str = "") -> None:
+        left_ms = 2 * (self._deadline_ms + allow_ms)
+        self.owner.guard.say(f"EXTEND_TIMEOUT_USEC={1000 * left_ms}{status}")
 
     def death(self) -> AgentError:
         """The error for a worker that did not end by itself and is not tried again."""
