@@ -318,9 +318,9 @@ def test_a_visit_of_a_technician_from_the_first_enter_to_a_restore() -> None:
 
     assert seat.type("\r") == (
         "\n"
-        "Terminal VX-210 SN 0012345 | agent 0.1.0 | schema 12 -> 14 pending | storage OK"
-        " | 118 unsettled\n"
-        "type help. Nothing typed here can delete data without a code from the service desk.\n"
+        "Terminal VX-210 SN 0012345 | agent 0.1.0 | schema 12 -> 14 pending | storage OK\n"
+        "118 unsettled\n"
+        "type help. Nothing here can delete data without a code from the service desk.\n"
         "agent> "
     )
     assert seat.type("stat\t\r") == (
@@ -344,8 +344,8 @@ def test_a_visit_of_a_technician_from_the_first_enter_to_a_restore() -> None:
     assert seat.type(f"migrate\r{migrate}\r") == (
         "migrate\n"
         f"This runs plan 9f3c21aa (12 -> 14). Type {migrate} to start: {migrate}\n"
-        'run 17 started; safe to unplug the cable; "watch 17" follows it, "cancel 17" stops after '
-        "the current batch\n"
+        "run 17 started; safe to unplug the cable\n"
+        '  "watch 17" follows it, "cancel 17" stops after the current batch\n'
         "agent> "
     )
     assert seat.type("watch 17\r") == (
@@ -364,13 +364,14 @@ def test_a_visit_of_a_technician_from_the_first_enter_to_a_restore() -> None:
         f"restore {BACKUP}\n"
         "refused: restore needs a service code; nothing was changed\n"
         "  would discard: 37 unsettled sales made since are lost\n"
-        f"  read to the desk:  SN 0012345  #7  K7QM-2XPD  {restore}\n"
+        f"  read to the desk:  SN 0012345  #7  K7QM-2XPD\n"
+        f"  for: {restore}\n"
         "  then type: code XXXX-XXXX   (valid 15 min, 3 tries)\n"
         "agent> "
     )
     code, number = desk(terminal, restore), number_of(restore)
     assert seat.type(f"code {code}\r") == (
-        f"code {code}\naccepted for exactly one command: {restore}. Type {number} to start: "
+        f"code {code}\naccepted for exactly one command: {restore}.\nType {number} to start: "
     )
     assert seat.type(f"{number}\r").startswith(f"{number}\nrun 18 started;")
     assert list(terminal.ops.values()) == ["migrate 14 plan 9f3c21aa", restore]
@@ -397,7 +398,8 @@ def test_the_banner_is_printed_once_and_again_after_a_hang_up(seat: Seat) -> Non
 
 def test_an_open_terminal_says_so_in_its_banner() -> None:
     lines = texts.banner({**Terminal().banner(), "open": True})
-    assert "OPEN" in lines[1]
+    assert "OPEN" in lines[-1]
+    assert max(map(len, lines)) <= texts.LINE_CHARS_MAX
 
 
 def test_a_hang_up_leaves_no_question_open(seat: Seat) -> None:
@@ -435,7 +437,7 @@ def test_what_was_understood_is_started_by_its_number_alone(typed: str, text: st
     seat = Seat(Terminal("admin"))
     seat.type("\r")
     asked = seat.type(typed + "\r")
-    assert asked.endswith(f". Type {number_of(text)} to start: ")
+    assert asked.endswith(f"Type {number_of(text)} to start: ")
     assert seat.terminal.ops == {}
     assert "run 17 started" in seat.type(number_of(text) + "\r")
     (op,) = seat.terminal.ops
@@ -478,9 +480,9 @@ def test_a_plan_that_would_be_refused_is_not_offered(seat: Seat) -> None:
 def test_consent_to_unsettled_sales_is_said_and_needs_a_code(seat: Seat) -> None:
     seat.terminal.refusals = [{"code": "UNSETTLED", "message": "settle first"}]
     command = "migrate 14 plan 9f3c21aa despite-unsettled"
-    assert f"#7  K7QM-2XPD  {command}\n" in seat.type("migrate despite-unsettled\r")
+    assert f"#7  K7QM-2XPD\n  for: {command}\n" in seat.type("migrate despite-unsettled\r")
     asked = seat.type(f"code {desk(seat.terminal, command).lower()}\r")
-    assert asked.endswith(f"{command}. Type {number_of(command)} to start: ")
+    assert asked.endswith(f"{command}.\nType {number_of(command)} to start: ")
     seat.type(number_of(command) + "\r")
     assert seat.last_call()[1]["despite_unsettled"] is True
 
@@ -748,7 +750,7 @@ def test_a_list_stops_every_twenty_lines(seat: Seat) -> None:
     seat.terminal.rows = 45  # and one line of titles
     first = seat.type("history\r")
     assert first.count("\n") == 1 + PAGE_LINES
-    assert first.endswith("\n-- more --")
+    assert first.endswith("\n-- more -- ")
     assert seat.type("\r").count("\n") == 1 + PAGE_LINES
     rest = seat.type(" \r")
     assert rest.count("\n") == 1 + 6
@@ -1058,7 +1060,7 @@ def test_noise_starts_nothing_and_breaks_nothing(pieces: list[bytes]) -> None:
     assert seat.terminal.ops == {}
     assert seat.screen.isascii()
     assert "a fault of the agent" not in seat.screen
-    assert seat.screen.endswith(("agent> ", "-- more --")) or seat.console.prompt() == ""
+    assert seat.screen.endswith(("agent> ", "-- more -- ")) or seat.console.prompt() == ""
 
 
 # ---- The one text of a command
@@ -1259,7 +1261,7 @@ def test_what_a_restore_gives_up_is_said_in_words(discard: str, says: str) -> No
 
 
 def test_a_check_says_that_it_changes_nothing(seat: Seat) -> None:
-    assert 'run 17 started; nothing is changed; "result 17" tells' in seat.type("validate\r")
+    assert 'run 17 started; nothing is changed\n  "result 17" tells' in seat.type("validate\r")
     assert "run 18 started; nothing is changed" in seat.type("verify 41\r")
     assert seat.last_call() == ("verify", {"backup": 41})
 

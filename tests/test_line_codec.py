@@ -159,6 +159,17 @@ def test_both_libraries_agree_on_texts_of_scrambled_pieces(text: str) -> None:
     assert repr(outcome("ujson", text)) == repr(outcome("own", text))
 
 
+@given(values, st.lists(st.sampled_from(PIECES), max_size=14).map("".join), st.data())
+def test_the_quick_look_at_a_plain_text_finds_what_the_close_one_finds(
+    value: Any, pieces: str, data: st.DataObject
+) -> None:
+    written = encode_line(value)
+    at = data.draw(st.integers(0, len(written)))
+    for text in (written, pieces, written[:at] + pieces + written[at:]):
+        members = codec._members_of_plain(text)
+        assert members in (-1, codec._look_closely(text) if members >= 0 else -1)
+
+
 @given(values, st.data())
 def test_both_libraries_agree_on_texts_with_one_change(value: Any, data: st.DataObject) -> None:
     text = encode_line(value)

@@ -34,6 +34,9 @@ look() {
     want faketime command -v faketime
     # The other end of a serial line or a socket that is not our own code.
     want socat command -v socat
+    # The terminal programs that technicians have, as they are.
+    want picocom command -v picocom
+    want minicom command -v minicom
     # systemd-analyze judges the units as the service manager itself would.
     want systemd command -v systemd-analyze
     # The init script runs under the shell and the tools that small terminals have.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from agent import aio
+from agent.edges import process
 from agent.edges.raw_terminal import RawTerminal
 from agent.ground.errors import EXIT_OK, Busy, UsageError
 from agent.links.client import connect
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from agent.cli.arguments import Command
     from agent.edges.config import Config
 
+LAST_ANSWER_MS = 1000
 LEAVE = b"\x1d"  # Ctrl-], as telnet has it: the daemon's console knows no such key
 
 
@@ -32,31 +34,51 @@ def console(command: Command, config: Config) -> int:
     client.call("console", {})
     connection = client.hand_over()
     os.set_blocking(connection, False)
+    told = aio.ThreadSafeFlag()
     try:
-        with RawTerminal(0):
-            aio.run(_carry(Peer(0, 1), Peer(connection)))
+        with RawTerminal(0), process.Signals(told.set):
+            aio.run(_carry(Peer(0, 1), Peer(connection), told))
     finally:
         aio.shutdown()
         os.close(connection)
     return EXIT_OK
 
 
-async def _carry(person: Peer, daemon: Peer) -> None:
+async def _carry(person: Peer, daemon: Peer, told: aio.ThreadSafeFlag) -> None:
+    """Until one end hangs up, somebody says stop, or Ctrl-] was typed."""
     over = aio.Event()
-    for source, target in ((person, daemon), (daemon, person)):
-        aio.create_task(_copy(source, target, over))
+    aio.create_task(_answers(daemon, person, over))
+    aio.create_task(_keys(person, daemon, over))
+    aio.create_task(_stop(told, over))
     await over.wait()
 
 
-async def _copy(source: Peer, target: Peer, over: aio.Event) -> None:
+async def _keys(person: Peer, daemon: Peer, over: aio.Event) -> None:
     try:
         while True:
-            data = await source.read()
-            if source.fd == 0 and LEAVE in data:
+            data = await person.read()
+            if LEAVE in data:
                 break
-            target.write(data)
-            await target.drained()
+            daemon.write(data)
+            await daemon.drained()
+    except HungUp:
+        # A script's last line: what it asked for is still to be answered.
+        await aio.sleep_ms(LAST_ANSWER_MS)
+    finally:
+        over.set()
+
+
+async def _answers(daemon: Peer, person: Peer, over: aio.Event) -> None:
+    try:
+        while True:
+            person.write(await daemon.read())
+            await person.drained()
     except HungUp:
         pass
     finally:
         over.set()
+
+
+async def _stop(told: aio.ThreadSafeFlag, over: aio.Event) -> None:
+    await told.wait()
+    over.set()

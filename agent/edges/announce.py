@@ -30,6 +30,7 @@ class Announcer:
         self._shown_ms = 0
         self._shown_state = ""
         self._published_ms = 0
+        self._unpublished = False
         self._status = ""
         self._width = 0
 
@@ -56,16 +57,23 @@ class Announcer:
         snapshot = self._meter.mark(state, store, done, total, at)
         if state in states.FINAL:
             return
-        if at - self._published_ms >= STATUS_INTERVAL_MS:
-            self._published_ms = at
-            self._publish({"state": state, "app_may_start": False, "progress": snapshot.as_json()})
+        self._unpublished = True
+        self._publish_mark(at)
         changed = state != self._shown_state and not self._live
         if not self._quiet and (changed or at - self._shown_ms >= self._interval_ms):
             self._shown_ms, self._shown_state = at, state
             self._show(snapshot.line(), lasting=not self._live)
 
+    def _publish_mark(self, at: int) -> None:
+        """The last mark, as often as somebody could want it; one that waits is not forgotten."""
+        if self._unpublished and at - self._published_ms >= STATUS_INTERVAL_MS:
+            self._published_ms, self._unpublished = at, False
+            now = self._meter.now
+            self._publish({"state": now.state, "app_may_start": False, "progress": now.as_json()})
+
     def tick(self) -> None:
         """Time went by without a mark: people must not take a long call for a dead program."""
+        self._publish_mark(steady_ms())
         if not self._quiet and not self._live and self._shown_state:
             at = steady_ms()
             if at - self._shown_ms >= self._interval_ms:
@@ -86,6 +94,7 @@ class Announcer:
         if self._live and self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
+        self._unpublished = False
         state = states.FAILED if "error" in result else states.DONE
         if result["verdict"] == "HELD":
             state = states.HELD
@@ -107,4 +116,4 @@ class Announcer:
             try:
                 publish_file(self._status, encode(values).encode() + b"\n", 0o640)
             except OSError:
-                self._status = ""  # a full or vanished /run is no reason to stop a run
+                pass  # a full or vanished /run is no reason to stop a run; the next word may fit

@@ -134,7 +134,7 @@ def start_command(words: list[str]) -> tuple[int, int]:
 
 
 class Signals:
-    """SIGTERM and SIGINT call `stop` while this is entered; afterwards they are as before."""
+    """While this is entered SIGTERM, SIGINT and SIGHUP call `stop`; then they are as before."""
 
     __slots__ = ("_old", "_stop")
 
@@ -143,7 +143,7 @@ class Signals:
         self._old: list[tuple[int, Any]] = []
 
     def __enter__(self) -> None:
-        for number in (signals.SIGTERM, signals.SIGINT):
+        for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP):
             self._old.append((number, signals.signal(number, self._heard)))
         # A peer that is gone is told by the write; output that nobody reads ends nothing.
         self._old.append((signals.SIGPIPE, signals.signal(signals.SIGPIPE, signals.SIG_IGN)))

@@ -36,4 +36,7 @@ class RawTerminal:
         if self._old is not None:
             import termios
 
-            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._old)
+            try:
+                termios.tcsetattr(self._fd, termios.TCSANOW, self._old)
+            except termios.error:
+                pass  # it has hung up; there is no mode to give back

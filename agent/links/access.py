@@ -202,8 +202,8 @@ class Access:
         if self._is_loaded:
             return
         kept = self._store.load_access()
-        self._counter = max(0, kept.get("counter", 0))
-        self._fails = max(0, kept.get("fails", 0))
+        self._counter = _count(kept.get("counter"))
+        self._fails = _count(kept.get("fails"))
         if kept.get("locked", 0) or self._fails >= TRIES_MAX:
             self._locked_until_ms = self._started_ms + LOCK_MS
         self._is_loaded = True
@@ -316,6 +316,11 @@ def _parse_code(code: str) -> bytes:
         "a code has 8 letters and digits, without U, or 64 hexadecimal digits; no try was counted",
         param="code",
     )
+
+
+def _count(kept: Any) -> int:
+    """A count as it was saved; whatever else a damaged store holds is none."""
+    return max(0, kept) if type(kept) is int else 0
 
 
 def _check_command(command: str) -> None:

@@ -76,7 +76,8 @@ class Asking:
         """Fill plan and target in from the plan as it is now; None where nothing is to be run."""
         plan = await self._screen.call("plan", {})
         to = plan.get("to_version")
-        refusals = plan.get("refusals") or []
+        # A plan that was given up is tried again when somebody asks, which is what this is.
+        refusals = [one for one in plan.get("refusals") or [] if one.get("cause") != "GIVEN_UP"]
         consented = params.get("despite_unsettled") and all(
             one.get("code") == "UNSETTLED" for one in refusals
         )
@@ -108,7 +109,11 @@ class Asking:
 
     def _ask(self, method: str, params: dict[str, Any], sentence: str, as_json: bool) -> None:
         self._asked = _Asked(method, params, as_json, self._screen.now_ms())
-        self._screen.write(f"{sentence} Type {self._asked.number} to start: ")
+        question = f"Type {self._asked.number} to start: "
+        # A number that the edge of the screen cuts in two is typed wrongly.
+        room = texts.LINE_CHARS_MAX - len(sentence) - len(question) - len(self._asked.number)
+        between = " " if room >= 1 else "\n"
+        self._screen.write(f"{sentence}{between}{question}")
 
     async def answer(self, text: str) -> None:
         """Start what was asked for when `text` is exactly its number."""

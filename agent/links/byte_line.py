@@ -59,6 +59,7 @@ class ByteLine:
                 if data:
                     for what, given in self._receiver.feed(data, now):
                         await self._take(what, given)
+                        await self._peer.drained()
                 else:
                     self._receiver.tick(now)
                 await self._peer.drained()
@@ -112,6 +113,9 @@ class ByteLine:
         for at, byte in enumerate(keys):
             if byte in _CUTS:
                 await self._keys_of_one_line(keys[start : at + 1])
+                # What is pasted is answered as fast as it is read: an answer may be a hundred
+                # times as long as its line.
+                await self._peer.drained()
                 start = at + 1
         if start < len(keys):
             await self._keys_of_one_line(keys[start:])
@@ -152,5 +156,7 @@ class ByteLine:
         return self._peer.offer(wire.frame(wire.notification_body(method, params)))
 
     def _told_person(self, method: str, params: dict[str, Any]) -> bool:
+        if method == "progress" and not self._peer.is_clear():
+            return False  # `watch` on a line that nobody reads would be kept for the whole run
         self._console.notify(method, params)
         return True

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
             """model, serial, agent, schema, target, pending, storage, unsettled, open."""
 
 
-MORE = "-- more --"
+MORE = "-- more -- "
 # A report is made in a process of its own; on a slow terminal with much data it takes its time.
 WAIT_LOOK_MS = 500
 WAIT_LOOKS = 60

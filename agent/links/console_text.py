@@ -148,9 +148,17 @@ def desk_lines(challenge: Result) -> list[str]:
     if len(nonce) == 8 and nonce.isalnum():
         nonce = f"{nonce[:4]}-{nonce[4:]}"
     minutes = (challenge.get("expires_s") or 900) // 60
+    serial, counter = clean(challenge.get("serial")), clean(challenge.get("counter"))
+    who = f"  read to the desk:  SN {serial}  #{counter}  {nonce}"
+    command = clean(challenge.get("command"))
+    # A command that the screen breaks in two would be read out as another one; and no line of ours
+    # may be a command by itself, for a line that hears its own echo would carry it out.
+    if len(who) + 2 + len(command) <= LINE_CHARS_MAX:
+        told = [f"{who}  {command}"]
+    else:
+        told = [who, f"  for: {command}"]
     return [
-        f"  read to the desk:  SN {clean(challenge.get('serial'))}  "
-        f"#{clean(challenge.get('counter'))}  {nonce}  {clean(challenge.get('command'))}",
+        *told,
         f"  then type: code XXXX-XXXX   (valid {minutes} min, 3 tries)",
     ]
 
@@ -202,7 +210,7 @@ def started_lines(method: str, result: Result) -> list[str]:
     if method == "cancel":
         return [f"run {run} stops after the current batch"]
     if method in ("verify", "validate"):
-        return [f'run {run} started; nothing is changed; "result {run}" tells what it found']
+        return [f"run {run} started; nothing is changed", f'  "result {run}" tells what it found']
     return [
         f"run {run} started; safe to unplug the cable",
         f'  "watch {run}" follows it, "cancel {run}" stops after the current batch',

@@ -63,6 +63,10 @@ class Peer:
             if self._pending:
                 self._flushing = aio.create_task(self._flush())
 
+    def is_clear(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not self._pending
+
     def offer(self, data: bytes) -> bool:
         """Send if the line takes it at once and nothing waits; whether it did."""
         if self._pending or self._gone:

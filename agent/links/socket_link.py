@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Make = Callable[[Told, str], Session]
 
 CONNECTIONS_MAX = 4
+CONNECTIONS_SPARE = 2  # for admins alone: four who say nothing must not keep them out
 REPLY_MS_MAX = 10_000  # a peer that does not read its own reply for this long is cut off
 TOKEN_MS_MAX = 2000
 _CUTTING = ("PARSE", "TOO_LONG", "BAD_CRC")
@@ -59,7 +60,7 @@ class SocketLink:
                 connection = local_socket.accept(self._listener)
                 if connection is None:
                     await aio.sleep_ms(ACCEPT_PAUSE_MS)  # no descriptor left, or gone again
-                elif self._open >= CONNECTIONS_MAX:
+                elif self._open >= self._room_for(connection):
                     _turn_away(connection)
                 else:
                     self._open += 1
@@ -67,6 +68,10 @@ class SocketLink:
         finally:
             aio.release_fd(fd)
             self._listener.close()
+
+    def _room_for(self, connection: Any) -> int:
+        spare = CONNECTIONS_SPARE if self._level_of(connection) == "admin" else 0
+        return CONNECTIONS_MAX + spare
 
     async def _one(self, connection: Any) -> None:
         peer = Peer(connection.fileno())
@@ -90,6 +95,7 @@ class _Talk:
         self._peer = peer
         self.session = link._make_session(self._told, link._level_of(connection))
         self._known = not link._token
+        self._due_ms = self.session.service.now_ms() + TOKEN_MS_MAX
         self._waiting = bytearray()
 
     async def serve(self) -> None:
@@ -101,7 +107,7 @@ class _Talk:
             if cut < 0 and len(waiting) > limit:
                 return await self._refuse("TOO_LONG", f"a request has at most {limit - 10} bytes")
             if cut < 0:
-                data = await self._peer.read(None if self._known else TOKEN_MS_MAX)
+                data = await self._peer.read(self._wait_ms())
                 if not data:
                     return await self._refuse("PARSE", "no hello with a token came")
                 waiting += data
@@ -112,6 +118,10 @@ class _Talk:
                 return await self._refuse("TOO_LONG", f"a request has at most {limit - 10} bytes")
             if line.strip(b"\x1e") and not await self._line(line):
                 return None
+
+    def _wait_ms(self) -> int | None:
+        """For the token there is one deadline, however slowly its bytes come."""
+        return None if self._known else max(self._due_ms - self.session.service.now_ms(), 1)
 
     async def _refuse(self, kind: str, message: str) -> None:
         self._send(wire.error_body(None, wire.remote("PARSE", f"{kind}: {message}")))

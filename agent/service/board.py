@@ -17,6 +17,7 @@ from agent.edges.at_boot import head_from_names, schema_in_header
 from agent.edges.flash import free_bytes
 from agent.ground.errors import AgentError
 from agent.ground.limits import RECOUNT_FACTOR
+from agent.links.wire import bounded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 IDLE = "idle"
 MESSAGE_CHARS_MAX = 200
+MESSAGE_BYTES_MAX = 240  # as it is written on a line, where a letter beyond ASCII takes six bytes
+LOOK_MS = 250  # a look at the files costs more than all the rest of an answer
 
 
 class Board(Announcer):
@@ -59,6 +62,9 @@ class Board(Announcer):
         self._counted_ms: int | None = None
         self._count_took_ms = 0
         self._counted_at: Any = None
+        self._seen: tuple[Any, ...] = ()
+        self._seen_ms = -LOOK_MS
+        self._free_kib: int | None = None
 
     # What a run tells
 
@@ -96,6 +102,8 @@ class Board(Announcer):
         self.error = None if error is None else _short(error)
         self.may_start = result["app_may_start"]
         self.why_not = result.get("app_must_not_start_because", "")
+        self._counted_at = None
+        self._seen_ms = clock.steady_ms() - LOOK_MS
         self.look()
         held = not self.may_start and self.verdict == "HELD"
         self._enter(states.HELD if held else IDLE, self.verdict or "")
@@ -108,7 +116,7 @@ class Board(Announcer):
     def alarm(self, kind: str, text: str) -> None:
         """Something a person should look at."""
         self.note(text)
-        self._tell("alarm", kind=kind, text=text[:MESSAGE_CHARS_MAX])
+        self._tell("alarm", kind=kind, text=bounded(text, MESSAGE_CHARS_MAX, MESSAGE_BYTES_MAX))
 
     def _enter(self, state: str, why: str) -> None:
         was, self.state = self.state, state
@@ -131,6 +139,8 @@ class Board(Announcer):
             self.schema = schema_in_header(self._places.pos)
         except OSError:
             self.schema = None
+        if self.schema is None:
+            self.may_start, self.why_not = False, "pos.db is no SQLite file, or cannot be read"
         try:
             head = head_from_names(self._config.migrations_dir)
         except OSError:
@@ -141,7 +151,7 @@ class Board(Announcer):
         """Count anew what a look at the data tells, where that has changed; waits that long."""
         if self.running or self._reports.barred or not self._is_old():
             return
-        found, started = self._identity(), clock.steady_ms()
+        found, started = self._seen, clock.steady_ms()
         try:
             said = await self._reports.answer(("status",), wait_ms)
         except AgentError:
@@ -150,7 +160,6 @@ class Board(Announcer):
         self._count_took_ms = self._counted_ms - started
         if self.running:
             return
-        self.look()
         money = said["money"]
         self.unsettled = money["records"]
         self.backup = money["backup"] and money["backup"]["name"]
@@ -159,24 +168,41 @@ class Board(Announcer):
             self.why_not = said["app_must_not_start_because"] or ""
 
     def _is_old(self) -> bool:
-        """Whether the file has changed since the count. An application that writes all the time
+        """Whether anything has changed since the count. An application that writes all the time
         must not make the agent count all the time."""
+        now = clock.steady_ms()
+        if now - self._seen_ms >= LOOK_MS:
+            self._see(now)
         if self._counted_ms is None:
             return True
         rest_ms = self._count_took_ms * RECOUNT_FACTOR
-        return (
-            self._counted_at != self._identity() and clock.steady_ms() - self._counted_ms >= rest_ms
-        )
+        voided = self._counted_at is None
+        return self._counted_at != self._seen and (voided or now - self._counted_ms >= rest_ms)
 
-    def _identity(self) -> tuple[Any, ...]:
+    def _see(self, now: int) -> None:
+        """What the files look like from outside; another header or another set of migrations is
+        known at once, whenever the next count may be."""
+        self._seen_ms = now
         found: list[Any] = []
-        for name in (self._places.pos, self._places.pos + "-wal"):
+        places = self._places
+        for name in (
+            places.pos,
+            places.pos + "-wal",
+            places.backups,
+            self._config.migrations_dir,
+        ):
             try:
                 seen = os.stat(name)
                 found += [seen.st_ino, seen.st_size, seen.st_mtime_ns]
             except OSError:
                 found.append(None)
-        return tuple(found)
+        try:
+            self._free_kib = free_bytes(os.path.dirname(places.pos)) // KIB
+        except OSError:
+            self._free_kib = None
+        if tuple(found) != self._seen:
+            self._seen = tuple(found)
+            self.look()
 
     # What is asked
 
@@ -185,10 +211,8 @@ class Board(Announcer):
         now = self.snapshot
         on = self.running
         counted = self._counted_ms
-        try:
-            free = free_bytes(os.path.dirname(self._places.pos)) // KIB
-        except OSError:
-            free = None
+        if clock.steady_ms() - self._seen_ms >= LOOK_MS:
+            self._see(clock.steady_ms())
         return {
             "state": self.state,
             "app_may_start": self.may_start,
@@ -201,7 +225,7 @@ class Board(Announcer):
             "eta_s": now.eta_ms // 1000 if on and now.eta_ms >= 0 else None,
             "unsettled": self.unsettled,
             "counted_s": None if counted is None else (clock.steady_ms() - counted) // 1000,
-            "free_kib": free,
+            "free_kib": self._free_kib,
             "need_kib": self.need_kib,
             "backup": self.backup,
             "last_error": self.last_error(),
@@ -242,4 +266,5 @@ class Board(Announcer):
 
 
 def _short(error: dict[str, Any]) -> dict[str, Any]:
-    return {"code": error["code"], "message": str(error["message"])[:MESSAGE_CHARS_MAX]}
+    message = bounded(str(error["message"]), MESSAGE_CHARS_MAX, MESSAGE_BYTES_MAX)
+    return {"code": error["code"], "message": message}

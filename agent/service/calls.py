@@ -7,13 +7,18 @@ row, so that a line full of noise wears no flash.
 
 from __future__ import annotations
 
-from agent import __version__
+from agent import __version__, aio
 from agent.edges import clock
 from agent.edges.holders import boot_id
 from agent.ground.codec import encode
 from agent.ground.digest import hex_digest
-from agent.ground.errors import AgentError, Busy, UsageError
-from agent.ground.limits import BACKUP_INTERVAL_MS, PATIENCE_MS, REFUSALS_KEPT_MAX
+from agent.ground.errors import AgentError, UsageError
+from agent.ground.limits import (
+    BACKUP_INTERVAL_MS,
+    PATIENCE_MS,
+    REFUSALS_KEPT_MAX,
+    REPORT_DEADLINE_MS,
+)
 from agent.links import commands, methods, wire
 from agent.links.access import reaches
 from agent.service import short
@@ -63,11 +68,14 @@ class Calls:
         self._reports = reports
         self._access = access
         self._needed = needed
-        self._reading = Reading(places, reports, lambda: self._needed()[0])
-        self._side: dict[int, tuple[str, ...]] = {}  # reading jobs by number
+        self._reading = Reading(places, reports, lambda run: self._needed()[1].call_of(run=run))
+        self._side: dict[int, _Side] = {}  # reading jobs by number
         self._next_side = SIDE_FIRST
         self._refused: dict[tuple[str, str, str, str], int] = {}
         self._backed_up_ms: int | None = None
+        # Whose code was right: a right is for the line that brought it, and for no other.
+        self._holder: Session | None = None
+        self._was_wrong = False  # a code, and the lock that this leads to was not written yet
 
     async def call(self, session: Session, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Do one call of a peer. Raises RemoteError, with nothing changed."""
@@ -94,7 +102,7 @@ class Calls:
         if reaches(session.level, need):
             return
         if need == "admin":
-            if self._access.grants(commands.canonical(name, params)):
+            if session is self._holder and self._access.grants(commands.canonical(name, params)):
                 return
             raise wire.remote("NOT_ALLOWED", f"{name} needs a service code", need=need)
         raise wire.remote(
@@ -111,7 +119,8 @@ class Calls:
         digest = hex_digest(encode([name, sorted(rest.items())]).encode())
         ledger, runs = self._needed()
         known = ledger.find(op=op)
-        if known is not None and reaches(session.level, "tech"):
+        if known is not None:
+            self._check_level(session, name, params, "tech")
             return self._replayed(known, digest)
         need = "admin" if params.get("despite_unsettled") else method.level
         self._check_level(session, name, params, need)
@@ -121,13 +130,16 @@ class Calls:
         job = self._job(name, params)
         if name == "backup":
             self._check_backup_pace()
+            # Without a code nothing is deleted that a backup of today is no substitute for.
+            job.spares_other_schemas = not reaches(session.level, "admin")
         audit = self._audit_row(session.link, session.level, name, "accepted", 1)
         call = ledger.accept(op, digest, name, KINDS[name], audit)
-        # A code is used up by the run that it was for, not by one that flash refused.
-        self._access.spend(commands.canonical(name, params))
+        if session is self._holder:
+            # A code is used up by the run that it was for, not by one that flash refused.
+            self._access.spend(commands.canonical(name, params))
         if name == "backup":
             self._backed_up_ms = clock.steady_ms()
-        runs.start(call.run, job)
+        runs.start(call, job)
         return {"run": call.run, "replayed": False, "state": "running"}
 
     def _replayed(self, known: Call, digest: str) -> dict[str, Any]:
@@ -193,6 +205,9 @@ class Calls:
         if name == "restore":
             from agent.verbs.restore import find_backup, parse_discard
 
+            if params["backup"] == "latest":
+                # By the time it is done another one may be: a line names the one it means.
+                raise wire.remote("NO_SUCH", "name the backup by its number; see backups")
             try:
                 given["restore_from"] = find_backup(self._config.backups_dir, str(params["backup"]))
             except UsageError as error:
@@ -203,6 +218,9 @@ class Calls:
 
     async def _do_cancel(self, session: Session, params: dict[str, Any]) -> dict[str, Any]:
         run = params["run"]
+        known = self._needed()[0].find(op=params["op"])
+        if known is not None:
+            self._replayed(known, "")
         if run in self._side:
             raise wire.remote("NO_SUCH", f"run {run} only reads; it ends by itself")
         if not self._board.running or run != self._board.run:
@@ -216,10 +234,10 @@ class Calls:
     async def _do_result(self, session: Session, params: dict[str, Any]) -> dict[str, Any]:
         run = params.get("run", 0)
         if run in self._side:
-            return await self._side_result(run)
+            return self._side_result(run)
         if self._board.running and run == self._board.run:
             return {"run": run, "method": "boot", "state": "running"} | self._known(run)
-        call = self._needed()[0].find(op=params.get("op", ""), run=run)
+        call = self._needed()[1].call_of(op=params.get("op", ""), run=run)
         if call is None:
             raise wire.remote("NO_SUCH", "no such call; the last 64 that ended are kept")
         state = self._state(call)
@@ -230,7 +248,7 @@ class Calls:
         return found
 
     def _known(self, run: int) -> dict[str, Any]:
-        call = self._needed()[0].find(run=run)
+        call = self._needed()[1].call_of(run=run)
         return {} if call is None else {"op": call.op, "method": call.method}
 
     def _state(self, call: Call) -> str:
@@ -240,37 +258,41 @@ class Calls:
         return self._begin_side(session, ("validate",))
 
     async def _do_verify(self, session: Session, params: dict[str, Any]) -> dict[str, Any]:
-        backup = params.get("backup")
-        return self._begin_side(session, ("verify",) if backup is None else ("verify", str(backup)))
+        words = ("verify", str(params["backup"])) if "backup" in params else ("verify",)
+        if words[-1].startswith("-"):  # the command would take it for an option, --root perhaps
+            raise wire.remote("NO_SUCH", "no backup has a name that begins with a dash")
+        return self._begin_side(session, words)
 
     def _begin_side(self, session: Session, words: tuple[str, ...]) -> dict[str, Any]:
-        """A job that only reads. Its number is good until the next start, or the next of its kind:
-        whoever asks twice gets the same work."""
-        for run, known in self._side.items():
-            if known == words and not self._reports.is_fetched(words):
+        """A job that only reads. Its number is good until the next start, or until some more were
+        asked for: whoever asks twice while it is at work gets the same work."""
+        for run, side in self._side.items():
+            if side.words == words and side.outcome is None:
                 return {"run": run, "replayed": True, "state": "running"}
         if self._board.running:
             raise wire.remote("BUSY", f"run {self._board.run} is on", run=self._board.run)
         self._reports.begin(words)
-        run = self._next_side
+        run, side = self._next_side, _Side(words)
         self._next_side += 1
-        self._side[run] = words
+        self._side[run] = side
+        aio.create_task(self._side_to_its_end(side))
         while len(self._side) > SIDES_MAX:
             del self._side[next(iter(self._side))]
         return {"run": run, "replayed": False, "state": "running"}
 
-    async def _side_result(self, run: int) -> dict[str, Any]:
-        words = self._side[run]
-        found: dict[str, Any] = {"run": run, "method": words[0], "state": "running"}
+    async def _side_to_its_end(self, side: _Side) -> None:
         try:
-            said = await self._reports.answer(words, PATIENCE_MS, fresh=False)
-        except Busy:
-            return found
+            said = await self._reports.answer(side.words, REPORT_DEADLINE_MS + PATIENCE_MS)
         except AgentError as error:
-            said = {"verdict": "REFUSED", "error": error.as_json()}
-        found["state"] = "failed" if "error" in said else "done"
-        said.setdefault("verdict", "OK")
-        return dict(found, outcome=short.outcome(said))
+            said = {"error": error.as_json()}
+        said.setdefault("verdict", "REFUSED" if "error" in said else "OK")
+        side.state = "failed" if "error" in said else "done"
+        side.outcome = short.outcome(said)
+
+    def _side_result(self, run: int) -> dict[str, Any]:
+        side = self._side[run]
+        found: dict[str, Any] = {"run": run, "method": side.words[0], "state": side.state}
+        return found if side.outcome is None else dict(found, outcome=side.outcome)
 
     # What is so
 
@@ -360,26 +382,34 @@ class Calls:
 
     async def _do_challenge(self, session: Session, params: dict[str, Any]) -> dict[str, Any]:
         self._needed()
-        method, given = _call_in(params["command"])
-        if methods.method_named(method).level != "admin" and not given.get("despite_unsettled"):
-            raise wire.remote("PARAMS", f"{method} needs no code", param="command")
-        return self._access.challenge(commands.canonical(method, given))
+        name, given = _call_in(params["command"])
+        method = methods.method_named(name)
+        if method.level != "admin" and not given.get("despite_unsettled"):
+            raise wire.remote("PARAMS", f"{name} needs no code", param="command")
+        # A challenge for what could never be called would cost a telephone call.
+        methods.check_params(method, {**given, "op": "challenged"} if method.changes else given)
+        if name == "restore":
+            self._job(name, given)  # a backup that is not there needs no code
+        return self._access.challenge(commands.canonical(name, given))
 
     async def _do_code(self, session: Session, params: dict[str, Any]) -> dict[str, Any]:
         self._needed()
         command = self._access.answer(params["code"])
+        self._holder = session
         self._write_audit(session.link, session.level, "code", "accepted")
         return {"ok": True, "command": command}
 
     # The audit
 
     def _count(self, session: Session, method: str, kind: str) -> None:
-        """Count a refusal; what was tried with a code is written at once."""
+        """Count a refusal; a wrong code is written at once, and the lock that follows it. Other
+        refusals of a code come as often as somebody likes to send them, and would wear flash."""
         known = method if method in methods.METHODS else "unknown"
         key = (session.link, session.level, known, kind)
         if key in self._refused or len(self._refused) < REFUSALS_KEPT_MAX:
             self._refused[key] = self._refused.get(key, 0) + 1
-        if known == "code":
+        if known == "code" and (kind == "CODE_WRONG" or (kind == "LOCKED" and self._was_wrong)):
+            self._was_wrong = kind == "CODE_WRONG"
             self.flush_audit()
 
     def _audit_row(
@@ -404,10 +434,10 @@ class Calls:
     def flush_audit(self) -> None:
         """Write what was counted; a diary that refuses keeps nobody from working."""
         rows = [self._audit_row(*key, count) for key, count in self._refused.items()]
-        self._refused.clear()
         if rows:
             try:
                 self._needed()[0].note(rows)
+                self._refused.clear()
             except AgentError as error:
                 self._board.note(f"the audit could not be written: {error.message}")
 
@@ -426,3 +456,14 @@ def _call_in(text: str) -> tuple[str, dict[str, Any]]:
 
 SIDE_FIRST = 1_000_000_001  # far above any run that the ledger numbers
 SIDES_MAX = 8
+
+
+class _Side:
+    """A job that only reads: what was asked, and what came of it."""
+
+    __slots__ = ("outcome", "state", "words")
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+        self.state = "running"
+        self.outcome: dict[str, Any] | None = None

@@ -261,6 +261,8 @@ class Daemon:
         while True:
             if not self._board.running:
                 self._guard.feed()
+                if self._lazy is not None:
+                    self._lazy[1].note_ends()
             await aio.sleep_ms(interval_ms)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from agent.core.terminal import Places
-    from agent.edges.ledger import Ledger
+    from agent.edges.ledger import Call
     from agent.service.reports import Reports
 
 PIECE_BYTES = 512
@@ -31,10 +31,12 @@ REPORTS = (*BUNDLE, "plan", "validate", "verify")
 class Reading:
     """What can be read over a line."""
 
-    def __init__(self, places: Places, reports: Reports, ledger: Callable[[], Ledger]) -> None:
+    def __init__(
+        self, places: Places, reports: Reports, call_of: Callable[[int], Call | None]
+    ) -> None:
         self._places = places
         self._reports = reports
-        self._ledger = ledger
+        self._call_of = call_of
         self._bundle = b""
 
     def level_of(self, name: str) -> str:
@@ -61,7 +63,7 @@ class Reading:
         return _piece(name, data[off : off + PIECE_BYTES], off, len(data), hex_digest(data))
 
     def _of_result(self, run: int) -> bytes:
-        call = self._ledger().find(run=run)
+        call = self._call_of(run)
         if call is None or call.state == "started":
             raise wire.remote("NO_SUCH", f"run {run} has no result", run=run)
         return encode(call.outcome).encode()

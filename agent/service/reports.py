@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Report:
     """One answer on its way, or kept for whoever asks again in a moment."""
 
-    __slots__ = ("done", "error", "fetched", "pid", "ready_ms", "text")
+    __slots__ = ("barred", "done", "error", "fetched", "pid", "ready_ms", "text")
 
     def __init__(self) -> None:
         self.pid = 0
@@ -39,6 +39,7 @@ class Report:
         self.error: AgentError | None = None
         self.ready_ms = 0
         self.fetched = False
+        self.barred = False  # a run began, and it had to let go of the data
         self.done = aio.Event()
 
 
@@ -115,6 +116,7 @@ class Reports:
         self.barred = True
         for report in list(self._reports.values()):
             if not report.done.is_set():
+                report.barred = True
                 process.kill(report.pid)
                 await report.done.wait()
         self._reports.clear()
@@ -156,6 +158,8 @@ async def _read(report: Report, reading: int) -> None:
 def _settle(report: Report, text: bytes, late: bool) -> None:
     report.text = text.strip()
     report.error = _error_of(report.text, late)
+    if report.barred:
+        report.error = Busy("a run has begun, and the data cannot be read meanwhile", reading=True)
     report.ready_ms = clock.steady_ms()
     report.done.set()
 

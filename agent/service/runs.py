@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from agent.edges.config import Config
-    from agent.edges.ledger import Ledger
+    from agent.edges.ledger import Call, Ledger
     from agent.service.board import Board
     from agent.service.guard import Guard
     from agent.service.reports import Reports
@@ -33,6 +33,9 @@ class Runs:
         self._reports = reports
         self._ledger = ledger
         self._supervisor: Supervisor | None = None
+        self._ended: dict[int, tuple[str, dict[str, Any]]] = {}  # not in the ledger yet
+        self._newest: Call | None = None
+        self._told = ""
         self._task: aio.Task | None = None
 
     @property
@@ -40,10 +43,11 @@ class Runs:
         """Whether a run is on."""
         return self._board.running
 
-    def start(self, run: int, job: Job) -> None:
-        """Begin a job that was accepted under this number; its end goes into the ledger."""
-        self._board.begin(run)
-        self._task = aio.create_task(self._to_its_end(run, job))
+    def start(self, call: Call, job: Job) -> None:
+        """Begin a job that was accepted; its end goes into the ledger."""
+        self._newest = call
+        self._board.begin(call.run)
+        self._task = aio.create_task(self._to_its_end(call.run, job))
 
     async def at_boot(self, job: Job) -> dict[str, Any]:
         """The run of the boot decision. Nobody waits for its number before it has ended, and before
@@ -67,18 +71,44 @@ class Runs:
 
     async def _to_its_end(self, run: int, job: Job) -> None:
         result = await self._do(job)
-        try:
-            self._ledger.end(run, state_of(result), outcome_of(result))
-        except AgentError as error:
-            # What was done is in history, from which the end is found at the next start.
-            self._board.alarm("ledger", f"the end of run {run} could not be noted: {error.message}")
+        end = (state_of(result), outcome_of(result))
+        self._ended[run] = end
+        if self._newest is not None and self._newest.run == run:
+            self._newest.state, self._newest.outcome = end
+        self.note_ends()
+
+    def note_ends(self) -> None:
+        """Write what ended; what flash refuses now is kept in memory and tried again later."""
+        for run, (state, outcome) in list(self._ended.items()):
+            try:
+                self._ledger.end(run, state, outcome)
+            except AgentError as error:
+                text = f"the end of run {run} could not be noted yet: {error.message}"
+                if text != self._told:
+                    self._told = text
+                    self._board.alarm("ledger", text)
+                return
+            del self._ended[run]
+
+    def call_of(self, op: str = "", run: int = 0) -> Call | None:
+        """A call by its key or its number, with its end even where that is not written yet. What
+        was accepted last is known without flash, which may be full."""
+        newest = self._newest
+        if newest is not None and (newest.op == op if op else newest.run == run):
+            found: Call | None = newest
+        else:
+            found = self._ledger.find(op=op, run=run)
+        if found is not None and found.run in self._ended:
+            found.state, found.outcome = self._ended[found.run]
+        return found
 
     async def _do(self, job: Job) -> dict[str, Any]:
         from agent.service.supervisor import Supervisor
 
-        await self._reports.bar()
+        # There before the wait: who asks it to stop meanwhile is heard.
         self._supervisor = Supervisor(self._config, self._board, self._guard)
         try:
+            await self._reports.bar()
             return await self._supervisor.work(job)
         except Exception as error:
             text = f"a fault of the agent: {type(error).__name__} in a run; report it"
@@ -125,13 +155,24 @@ def outcome_of(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+# What is known of a call that the daemon did not survive and that history has no row of.
+_WITHOUT_HISTORY = {
+    "backup": "`backups` tells whether it was made",
+    "commit": "`status` tells whether the old file is still kept",
+    "prune": "no record was deleted; old backups may have been",
+    "migrate": "no record was changed",
+    "rollback": "no record was changed",
+    "restore": "no record was changed",
+}
+
+
 def settle_ledger(ledger: Ledger) -> None:
     """Give the calls that a daemon died of, or during, the end that history tells. What history
     does not know was not done: only a migration goes on by itself, and the boot has seen to it."""
     for call in ledger.without_end():
         row = ledger.history_behind(call.history_before, call.kind)
         if row is None:
-            error = Interrupted("the agent ended meanwhile; nothing was changed by this call")
+            error = Interrupted(f"the agent ended meanwhile; {_WITHOUT_HISTORY[call.kind]}")
             outcome: dict[str, Any] = {"verdict": "INTERRUPTED", "error": error.as_json()}
             ledger.end(call.run, INTERRUPTED, outcome)
             continue

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from agent.core.settings import KIB
+from agent.links.wire import bounded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 TEXT_CHARS_MAX = 200
+TEXT_BYTES_MAX = 240
 
 
 def plan(said: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -34,7 +36,11 @@ def plan(said: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "free_kib": _kib(space.get("free_bytes")),
         "fits": not any(one["code"] == "STORAGE_ERROR" for one in said["refusals"]),
         "refusals": [
-            {"code": one["code"], "message": one["message"][:TEXT_CHARS_MAX]}
+            {
+                "code": one["code"],
+                "message": _short(one["message"]),
+                "cause": (one.get("facts") or {}).get("cause"),
+            }
             for one in said["refusals"][:2]
         ],
     }
@@ -56,7 +62,7 @@ def rows(said: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def _short(value: Any) -> Any:
-    return value[:TEXT_CHARS_MAX] if type(value) is str else value
+    return bounded(value, TEXT_CHARS_MAX, TEXT_BYTES_MAX) if type(value) is str else value
 
 
 _MEMBERS = {

@@ -58,7 +58,7 @@ class Supervisor:
         self.lock: FileLock | None = None
         self.files: MigrationFiles | None = None
         self._child: process.Child | None = None
-        self._stopping = False
+        self.stopping = False
         self._gave_up = False
         self._held = ""  # the plan that waits while a way back is on
 
@@ -315,7 +315,7 @@ class Supervisor:
 
             work(job, Desk(reports, answers))
 
-        if self._stopping:
+        if self.stopping:
             raise Interrupted("the agent was told to stop; the next start goes on from here")
         child = process.start_child(do, keep, self.profile.ram_budget_bytes)
         watch = Watch(self, child)
@@ -334,7 +334,7 @@ class Supervisor:
     def stop(self) -> None:
         """End the run at its next batch edge; what is done stays for the next start. Behind the
         rename it is too late, and the run comes to its end."""
-        self._stopping = True
+        self.stopping = True
         if self._child is not None:
             self._child.ask_to_stop()
 

@@ -97,6 +97,9 @@ class Watch:
     def _still_in_bounds(self) -> bool:
         """Kill what hangs or eats memory. There is no other way to stop C code."""
         self.owner.progress.tick()
+        if self.owner.stopping:
+            # Once more: a worker that was just forked may have heard it before it could listen.
+            self.child.ask_to_stop()
         if clock.steady_ms() < self._allowed_until:
             # One call of SQLite that gives no mark, in a time that its size bounds.
             self.owner.guard.feed()

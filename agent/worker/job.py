@@ -37,6 +37,7 @@ class Job:
         "restore_from",
         "retry_attempts",
         "run",
+        "spares_other_schemas",
         "to_version",
         "validate_data",
     )
@@ -58,6 +59,8 @@ class Job:
         # Whether the authors' checks are made; the proof is made in any case.
         self.validate_data: bool = given.get("validate_data", True)
         self.agent_version: str = given.get("agent_version", "")
+        # Of a backup: it deletes older ones of its own schema only.
+        self.spares_other_schemas: bool = given.get("spares_other_schemas", False)
         self.attempts = 0
         self.given_up: dict[str, str] = {}
         self.known_runs: set[str] = set()

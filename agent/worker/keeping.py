@@ -133,7 +133,11 @@ class Keeping(Run):
 
     def _prune_backups(self, keep: str) -> None:
         """Delete the oldest beyond the profile's number; never the last, never the run's own."""
-        files = [path for _, _, path in backup_folder.backup_files(self.places.backups)]
+        found = backup_folder.backup_files(self.places.backups)
+        if self.job.spares_other_schemas:
+            mine = [version for _, version, path in found if path == keep]
+            found = [entry for entry in found if entry[1] in mine]
+        files = [path for _, _, path in found]
         surplus = files[: -self.profile.backup_count]
         gone = [flash.delete(path) for path in surplus if path not in (keep, self.job.restore_from)]
         if gone:

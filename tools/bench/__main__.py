@@ -14,6 +14,7 @@ from pathlib import Path
 from tools.bench import reference
 from tools.bench.backups import backup_figures
 from tools.bench.figure import Figure, as_markdown, as_text
+from tools.bench.lines import lines
 from tools.bench.measure import ROOT
 from tools.bench.memory import memory
 from tools.bench.starts import idle_boot
@@ -38,6 +39,7 @@ def main() -> int:
             "rollback": lambda: way_back(folder, records, times),
             "backup": lambda: backup_figures(folder, records, times),
             "memory": lambda: memory(folder, given.small, given.large),
+            **lines(folder, records, times, given.calls),
         }
         figures: list[Figure] = []
         for subject, measured in subjects.items():
@@ -64,6 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--records", type=int, default=100_000, help="of the timed runs")
     parser.add_argument("--small", type=int, default=10_000, help="the smaller memory run")
     parser.add_argument("--large", type=int, default=1_000_000, help="the larger memory run")
+    parser.add_argument("--calls", type=int, default=20_000, help="of the daemon, in turn")
     parser.add_argument("--times", type=int, default=5, help="runs of each subject")
     parser.add_argument("--dir", help="folder on the file system to measure on")
     parser.add_argument("--only", action="append", help="measure just this; may be repeated")
