@@ -121,6 +121,8 @@ class Daemon:
     async def _end(self, decision: aio.Task) -> None:
         """Stop the run at a batch edge, or where it is when that takes too long; then the lines."""
         self._guard.say("STOPPING=1")
+        # The next start goes on with what is on now, and tells its end to whoever asked for it.
+        self._settled = True
         if self._lazy is not None and self._lazy[1].stop():
             try:
                 await aio.wait_for_ms(self._until_idle(), STOP_MS)

@@ -179,7 +179,7 @@ def settle_ledger(ledger: Ledger) -> None:
         outcome = {key: row[key] for key in ("verdict", "from_version", "to_version", "run")}
         if row["code"]:
             outcome["error"] = {"code": row["code"], "message": row["message"]}
-        ledger.end(call.run, FAILED if row["code"] else DONE, outcome)
+        ledger.end(call.run, state_of(outcome), outcome)
 
 
 def _nobody() -> dict[str, Any]:
