@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from agent.worker.job import Job
 
 LOOK_S = 2.0
-AGAIN_MAX = 3
 
 
 def by_daemon(config: Config, job: Job, announcer: Announcer) -> dict[str, Any] | None:
@@ -31,8 +30,16 @@ def by_daemon(config: Config, job: Job, announcer: Announcer) -> dict[str, Any] 
     client = connect(config.run_dir + "/agent.sock")
     if client is None:
         return None
+    accepted: list[int] = []
     try:
-        return _done(config, client, job, announcer)
+        return _done(config, client, job, announcer, accepted)
+    except Busy:
+        if not accepted:
+            raise
+        raise Interrupted(
+            f"the agent ended while run {accepted[0]} was on; its next start goes on, and "
+            "`posagent status` tells how far it is"
+        ) from None
     except RemoteError as error:
         raise agent_error(error) from error
     except KeyboardInterrupt:
@@ -52,7 +59,9 @@ def agent_error(error: RemoteError) -> AgentError:
     return revive({"code": code, "message": error.message, "facts": facts})
 
 
-def _done(config: Config, client: Client, job: Job, announcer: Announcer) -> dict[str, Any]:
+def _done(
+    config: Config, client: Client, job: Job, announcer: Announcer, begun: list[int]
+) -> dict[str, Any]:
     params = _params(config, job)
     client.call("subscribe", {"events": ["progress", "state"], "min_ms": 200})
     accepted = client.call(job.kind, params)
@@ -60,6 +69,7 @@ def _done(config: Config, client: Client, job: Job, announcer: Announcer) -> dic
         at = params["to"]
         return dict(_may_start(client), verdict="NOT_REQUIRED", from_version=at, to_version=at)
     run = accepted["run"]
+    begun.append(run)
     while client.call("result", {"run": run})["state"] == "running":
         while True:
             said = client.wait(LOOK_S)

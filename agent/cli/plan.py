@@ -14,11 +14,12 @@ from agent.cli.output import show
 from agent.cli.plan_lines import lines_of
 from agent.cli.plan_reading import Reading
 from agent.core.plan_name import plan_name
-from agent.edges import clock, database, flash, quiet
+from agent.edges import agentlock, clock, database, flash, quiet
 from agent.edges.config import places_of
 from agent.edges.migration_files import MigrationFiles
 from agent.ground.errors import (
     AgentError,
+    Busy,
     NeedsTechnician,
     SchemaTooNew,
     Unsettled,
@@ -66,6 +67,8 @@ def plan(command: Command, config: Config) -> int:
 def plan_of(config: Config, mark: Mark) -> dict[str, Any]:
     """The plan as plain values; docs/json-output.md names the keys. Runs the authors' code."""
     planner = _Planner(config, mark)
+    if agentlock.run_is_on(planner.places.lock):
+        raise Busy("a run is on, and the data cannot be read meanwhile; `status` tells how far")
     try:
         planner.work()
     except AgentError as error:

@@ -72,7 +72,13 @@ class Ledger(Diary):
             connection.execute(f"SELECT {columns} FROM {table} LIMIT 0")
 
     def accept(
-        self, op: str | None, digest: str, method: str, kind: str, audit: dict[str, Any]
+        self,
+        op: str | None,
+        digest: str,
+        method: str,
+        kind: str,
+        audit: dict[str, Any],
+        to_version: int | None = None,
     ) -> Call:
         """Make a call durable and give it its number, before it is answered and before any of its
         work. Power gone before the commit: nobody was answered; behind it: the repeat finds it."""
@@ -81,8 +87,16 @@ class Ledger(Diary):
             self._write(
                 (
                     "INSERT INTO calls (op, digest, method, kind, state, outcome, history_before)"
-                    " VALUES (?, ?, ?, ?, ?, '{}', ?)",
-                    (op, digest, method, kind, STARTED, last[0][0] if last else 0),
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        op,
+                        digest,
+                        method,
+                        kind,
+                        STARTED,
+                        "{}" if to_version is None else encode({"to_version": to_version}),
+                        last[0][0] if last else 0,
+                    ),
                 ),
                 _audit_insert(audit),
             )
@@ -130,10 +144,17 @@ class Ledger(Diary):
         finally:
             self.close()
 
-    def history_behind(self, seq: int, kind: str) -> dict[str, Any] | None:
-        """The last row of history behind a number that is of that kind of run."""
+    def history_behind(self, call: Call) -> dict[str, Any] | None:
+        """The last row of history since a call that is of its kind and leads where it leads."""
+        to_version = call.outcome.get("to_version")
         try:
-            rows = [row for row in self.history() if row["seq"] > seq and row["kind"] == kind]
+            rows = [
+                row
+                for row in self.history()
+                if row["seq"] > call.history_before
+                and row["kind"] == call.kind
+                and to_version in (None, row["to_version"])
+            ]
             return rows[-1] if rows else None
         finally:
             self.close()

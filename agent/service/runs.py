@@ -170,7 +170,7 @@ def settle_ledger(ledger: Ledger) -> None:
     """Give the calls that a daemon died of, or during, the end that history tells. What history
     does not know was not done: only a migration goes on by itself, and the boot has seen to it."""
     for call in ledger.without_end():
-        row = ledger.history_behind(call.history_before, call.kind)
+        row = ledger.history_behind(call)
         if row is None:
             error = Interrupted(f"the agent ended meanwhile; {_WITHOUT_HISTORY[call.kind]}")
             outcome: dict[str, Any] = {"verdict": "INTERRUPTED", "error": error.as_json()}
