@@ -75,7 +75,7 @@ def plan_of(config: Config, mark: Mark) -> dict[str, Any]:
         planner.refuse(error)
     except OSError as error:
         planner.refuse(flash.refused(error, "looking at the terminal"))
-    except database.SqliteError as error:
+    except database.SQLITE_ERRORS as error:
         planner.unread("pos.db", error)
     return planner.result
 
@@ -112,7 +112,7 @@ class _Planner:
         if not once or not any(r["code"] == error.code for r in refusals):
             refusals.append(error.as_json())
 
-    def unread(self, what: str, error: database.SqliteError) -> None:
+    def unread(self, what: str, error: Exception) -> None:
         """SQLite could not read on. What is not recovered yet says nothing of what a run meets."""
         if "UTF-8" in str(error):
             self.refuse(ValidationError(f"{what} holds a record that is not UTF-8 text"))
@@ -228,7 +228,7 @@ class _Planner:
         for name in contract.stores:
             try:
                 reading.read(connection, name)
-            except database.SqliteError as error:
+            except database.SQLITE_ERRORS as error:
                 self.unread(name, error)
         return reading
 

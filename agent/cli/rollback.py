@@ -55,7 +55,7 @@ def _way_back(config: Config, to: int, consent: bool, mark: Mark) -> dict[str, A
         result["refusal"] = error.as_json()
     except OSError as error:
         result["refusal"] = flash.refused(error, "looking at the terminal").as_json()
-    except database.SqliteError as error:
+    except database.SQLITE_ERRORS as error:
         result["refusal"] = database.refused_by_sqlite(error, "reading pos.db").as_json()
     return result
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 SqliteError = sqlite.Error
+# Python's module answers a message of SQLite that quotes damaged bytes with UnicodeDecodeError.
+SQLITE_ERRORS = (sqlite.Error, UnicodeDecodeError)
 DatabaseError = sqlite.DatabaseError
 SQLITE_VERSION: str = sqlite.sqlite_version
 OLDEST_SQLITE = (3, 8, 3)  # WITHOUT ROWID from 3.8.2, common table expressions from 3.8.3
@@ -93,7 +95,7 @@ def _connect(path: str, query: str) -> Connection:
     return connection
 
 
-def refused_by_sqlite(error: SqliteError, doing: str) -> AgentError:
+def refused_by_sqlite(error: Exception, doing: str) -> AgentError:
     """Our error for a foreign SQLite error, by its words (codes are visible only from 3.11 on)."""
     text = str(error)
     if "full" in text:
@@ -111,6 +113,9 @@ def refused_by_sqlite(error: SqliteError, doing: str) -> AgentError:
     return AgentError(f"SQLite says: {text}, while {doing}")
 
 
+DAMAGED = ("not a database", "malformed", "unsupported file format", "decode")
+
+
 def recover(path: str) -> Header:
     """Let SQLite finish or undo what the application left, under our lock; answer the header.
 
@@ -126,9 +131,9 @@ def recover(path: str) -> Header:
             answer = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         finally:
             connection.close()
-    except SqliteError as error:
+    except SQLITE_ERRORS as error:
         text = str(error)
-        if "not a database" in text or "malformed" in text or "unsupported file format" in text:
+        if any(word in text for word in DAMAGED):
             raise NeedsTechnician(
                 f"{path} cannot be read as an SQLite file ({text}): it is damaged, encrypted or "
                 "something else; restore a backup",
@@ -346,7 +351,7 @@ def has_store(connection: Connection, name: str) -> bool:
     """Whether there is a table with the columns of a store."""
     try:
         connection.execute(f"SELECT key, value FROM {quoted(name)} LIMIT 0")
-    except SqliteError:
+    except SQLITE_ERRORS:
         return False
     return True
 
@@ -355,7 +360,7 @@ def has_rowid(connection: Connection, table: str) -> bool:
     """Whether the table is walked by rowid; WITHOUT ROWID tables go by primary key."""
     try:
         connection.execute(f"SELECT rowid FROM {quoted(table)} LIMIT 0")
-    except SqliteError:
+    except SQLITE_ERRORS:
         return False
     return True
 

@@ -77,7 +77,11 @@ def publish_file(path: str, data: bytes, mode: int = 0o644) -> None:
     For /run, which is memory: no flush is spent on it.
     """
     temporary = path + ".tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        os.unlink(temporary)  # a link there would lead the writing into somebody's file
+    except FileNotFoundError:
+        pass
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         write_all(fd, data)
     finally:

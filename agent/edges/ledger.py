@@ -45,7 +45,8 @@ class Call:
         self.kind: str = row[4]
         self.state: str = row[5]
         self.outcome: dict[str, Any] = _object(row[6])
-        self.history_before: int = row[7]
+        # SQLite keeps whatever a damaged page says, a text where a number belongs.
+        self.history_before: int = row[7] if type(row[7]) is int else 0
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import os
 
 from agent.edges.agentlock import run_is_on
 from agent.edges.database import (
-    SqliteError,
+    DAMAGED,
+    SQLITE_ERRORS,
     left_to_recover,
     open_shared,
     open_source,
@@ -63,7 +64,7 @@ def quietly(path: str, read: Callable[[Connection], Found]) -> Found:
         shared = _is_shared(path)
         try:
             answer = _read(path, shared, read)
-        except (SqliteError, AgentError) as error:
+        except (*SQLITE_ERRORS, AgentError) as error:
             if not shared and _look(path) != before:
                 continue
             if isinstance(error, AgentError):
@@ -145,14 +146,14 @@ def _look(path: str) -> tuple[tuple[int, ...], ...]:
     return tuple(found)
 
 
-def _words_for(path: str, error: SqliteError) -> str:
+def _words_for(path: str, error: Exception) -> str:
     text = str(error)
     name = os.path.basename(path)
     if "locked" in text or "busy" in text:
         return f"{name} is locked by somebody who writes; ask again"
     if "readonly" in text or "unable to open" in text:
         return _WAITS
-    if "malformed" in text or "not a database" in text:
+    if any(word in text for word in DAMAGED):
         return f"{name} is damaged ({text})"
     return f"{name} cannot be read ({text})"
 

@@ -35,6 +35,8 @@ class SerialPort:
 
 def open_port(path: str, baud: int) -> SerialPort:
     """Open the port exclusively. Raises ConfigError: missing, no terminal device, busy."""
+    import termios
+
     try:
         import serial
     except ImportError as error:
@@ -44,7 +46,10 @@ def open_port(path: str, baud: int) -> SerialPort:
     try:
         if not stat.S_ISCHR(os.stat(path).st_mode):
             raise ConfigError(f"{path} is no terminal device; correct serial_device")
-        port = serial.Serial(path, baud, timeout=0, write_timeout=0, exclusive=True)
+        try:
+            port = serial.Serial(path, baud, timeout=0, write_timeout=0, exclusive=True)
+        except termios.error as error:  # it went away while it was being set up
+            raise OSError(*error.args[:2]) from error
     except serial.SerialException as error:
         cause = error.__context__
         if isinstance(cause, BlockingIOError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from agent.edges.database import DatabaseError, SqliteError, open_diary
+from agent.edges.database import SQLITE_ERRORS, DatabaseError, open_diary
 from agent.edges.flash import delete, make_folder, refused, sync_folder
 from agent.ground.codec import decode, encode
 from agent.ground.errors import AgentError, StorageFull
@@ -80,7 +80,7 @@ class Diary:
         for _ in range(2):
             try:
                 return self._try_connect()
-            except SqliteError as error:
+            except SQLITE_ERRORS as error:
                 if not self._is_damaged(str(error)):
                     raise _refused(error) from error
                 self._put_aside("damaged")
@@ -171,7 +171,7 @@ class Diary:
         except OverflowError as error:
             self.close()
             raise AgentError("a number is too large for the diary") from error
-        except SqliteError as error:
+        except SQLITE_ERRORS as error:
             self.close()
             if not self._is_damaged(str(error)):
                 raise _refused(error) from error
@@ -183,7 +183,7 @@ class Diary:
             return []  # reading makes no file
         try:
             return self._open().execute(sql, given).fetchall()
-        except SqliteError as error:
+        except SQLITE_ERRORS as error:
             self.close()
             if not self._is_damaged(str(error)):
                 raise _refused(error) from error
@@ -306,7 +306,7 @@ class Diary:
         return found
 
 
-def _refused(error: SqliteError) -> AgentError:
+def _refused(error: Exception) -> AgentError:
     text = str(error)
     if "full" in text or "readonly" in text or "disk I/O" in text or "unable to open" in text:
         return StorageFull(f"the agent's diary cannot be written ({text}); look at the flash")

@@ -41,6 +41,8 @@ STOP_MS = (
     3000  # a batch takes an eighth of the deadline at most; a worker that takes longer is killed
 )
 HEARTBEAT_MS_MAX = 10_000
+FAULT_MS = 1000
+LOOK_MS = 10_000
 RETRY_MS = 30_000  # a folder that is not ours today may be put right
 SERIAL_LEVELS = {"read": "read", "tech": "tech", "open": "admin"}
 
@@ -85,23 +87,43 @@ class Daemon:
 
     async def _serve(self) -> int:
         self._board.publish_to(self._places.status)
-        self._link(self._serve_socket())
-        if self._config.profile.tcp_port is not None:
-            self._link(self._serve_loopback(self._config.profile.tcp_port))
+        profile = self._config.profile
+        self._link("the socket", self._serve_socket)
+        if profile.tcp_port is not None:
+            self._link("the loopback port", self._serve_loopback)
         if self._config.serial_device is not None:
-            self._link(self._serve_serial(self._config.serial_device))
-        self._link(self._beat())
+            self._link("the serial line", self._serve_serial)
+        self._link("the watchdogs", self._beat)
         decision = aio.create_task(self._decide())
         await self._stop.wait()
         await self._end(decision)
         return 0
 
-    def _link(self, serving: Coroutine[Any, Any, None]) -> None:
-        self._links.append(aio.create_task(serving))
+    def _link(self, what: str, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._links.append(aio.create_task(self._kept_up(what, serve)))
+
+    async def _kept_up(self, what: str, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Serve for ever: a fault of ours in one line must not leave a terminal without it."""
+        while True:
+            try:
+                await serve()
+            except Exception as error:
+                self._board.note(f"a fault of the agent: {type(error).__name__} in {what}")
+                await aio.sleep_ms(FAULT_MS)
 
     # The boot decision
 
     async def _decide(self) -> None:
+        """Decide, whatever happens: who waits for READY must not wait for ever."""
+        try:
+            await self._decision()
+        except Exception as error:
+            from agent.service.verdict import fault
+
+            self._board.end(fault(error, "the boot decision"))
+        self._guard.say(f"READY=1\nSTATUS={self._board.verdict}")
+
+    async def _decision(self) -> None:
         version = nothing_to_do(self._config)
         if version >= 0:
             self._board.end(
@@ -116,7 +138,6 @@ class Daemon:
             from agent.worker.job import Job
 
             await self.needed()[1].at_boot(Job("migrate", self._config, self._places))
-        self._guard.say(f"READY=1\nSTATUS={self._board.verdict}")
 
     async def _end(self, decision: aio.Task) -> None:
         """Stop the run at a batch edge, or where it is when that takes too long; then the lines."""
@@ -160,17 +181,26 @@ class Daemon:
 
         path = self._config.run_dir + "/agent.sock"
         listener = await self._until_made(lambda: listen_local(path, self._config.socket_gid))
+        made = os.stat(path)
 
         def make(told: Told, level: str) -> Session:
             return self._session("socket", level, told)
 
-        await SocketLink(
+        link = SocketLink(
             listener, make, self._console_session, self._level_of, self._board, self._board.note
-        ).serve()
+        )
+        serving = aio.create_task(link.serve())
+        try:
+            while _is_there(path, made) and not serving.done():
+                await aio.sleep_ms(LOOK_MS)
+        finally:
+            serving.cancel()
 
-    async def _serve_loopback(self, port: int) -> None:
+    async def _serve_loopback(self) -> None:
         from agent.links.socket_link import SocketLink
 
+        port = self._config.profile.tcp_port
+        assert port is not None
         token = make_token(self._places.state)
         listener = await self._until_made(lambda: listen_loopback(port))
 
@@ -199,9 +229,11 @@ class Daemon:
                     self._board.note(f"no socket: {told}")
                 await aio.sleep_ms(RETRY_MS)
 
-    async def _serve_serial(self, path: str) -> None:
+    async def _serve_serial(self) -> None:
         from agent.links.serial_link import serve_port
 
+        path = self._config.serial_device
+        assert path is not None
         profile = self._config.profile
         level = SERIAL_LEVELS[profile.serial_access]
 
@@ -266,6 +298,14 @@ class Daemon:
                 if self._lazy is not None:
                     self._lazy[1].note_ends()
             await aio.sleep_ms(interval_ms)
+
+
+def _is_there(path: str, made: os.stat_result) -> bool:
+    """Whether the name still leads to our socket; whoever cleans up folders may have removed it."""
+    try:
+        return os.path.samestat(os.lstat(path), made)
+    except OSError:
+        return False
 
 
 class _LaterStore:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent import aio
 from agent.edges.ledger import DONE, FAILED, INTERRUPTED
-from agent.ground.errors import AgentError, InternalError, Interrupted
+from agent.ground.errors import AgentError, Interrupted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,9 +111,11 @@ class Runs:
             await self._reports.bar()
             return await self._supervisor.work(job)
         except Exception as error:
-            text = f"a fault of the agent: {type(error).__name__} in a run; report it"
-            self._board.end(_fault(text))
-            return _fault(text)
+            from agent.service.verdict import fault
+
+            result = fault(error, "a run")
+            self._board.end(result)
+            return result
         finally:
             self._supervisor = None
             self._reports.open()
@@ -129,15 +131,6 @@ class Runs:
         """End the run that is on where it is: a cut like any other."""
         if self._task is not None:
             self._task.cancel()
-
-
-def _fault(text: str) -> dict[str, Any]:
-    return {
-        "verdict": "REFUSED",
-        "error": InternalError(text).as_json(),
-        "app_may_start": False,
-        "app_must_not_start_because": text,
-    }
 
 
 def state_of(result: dict[str, Any]) -> str:

@@ -123,7 +123,7 @@ def _holds(
     def read(connection: Connection) -> dict[str, Any]:
         try:
             return _walked(connection, config, (files, version), plan_stores, mark)
-        except database.SqliteError as error:
+        except database.SQLITE_ERRORS as error:
             raise database.refused_by_sqlite(error, "reading pos.db") from error
 
     try:

@@ -8,7 +8,7 @@ import os
 from agent.edges import database, holders, process
 from agent.edges.filelock import try_lock
 from agent.edges.migration_files import read_contracts
-from agent.ground.errors import AgentError, ConfigError, revive
+from agent.ground.errors import AgentError, ConfigError, InternalError, revive
 from agent.verbs.switch import same_file
 
 TYPE_CHECKING = False
@@ -31,6 +31,18 @@ def failed(error: AgentError) -> dict[str, Any]:
     if error.facts.get("cause") in ("GIVEN_UP", "NO_WAY_BACK"):
         verdict = "HELD"
     return {"verdict": verdict, "error": error.as_json()}
+
+
+def fault(error: Exception, where: str) -> dict[str, Any]:
+    """The result of a job that a fault of ours ended. Whether the application may start is not
+    known then, so it must not."""
+    text = f"a fault of the agent: {type(error).__name__} in {where}; report it"
+    return {
+        "verdict": "REFUSED",
+        "error": InternalError(text).as_json(),
+        "app_may_start": False,
+        "app_must_not_start_because": text,
+    }
 
 
 def exit_code(result: dict[str, Any], boot: bool) -> int:

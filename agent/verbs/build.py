@@ -10,7 +10,7 @@ import os
 
 from agent.core.terminal import Places, RunRow
 from agent.edges import database, flash
-from agent.edges.database import SqliteError, refused_by_sqlite
+from agent.edges.database import SQLITE_ERRORS, refused_by_sqlite
 from agent.ground.digest import sha256
 from agent.ground.errors import AgentError, StorageFull
 from agent.ground.limits import BYTES_PER_MARK, CHUNK_BYTES
@@ -117,7 +117,7 @@ def start_run(connection: Connection, row: RunRow) -> None:
         for number, (_, sql) in enumerate(triggers):
             rows.write(connection, "trigger", f"{number:06d}", sql)
         database.commit(connection)
-    except SqliteError as error:
+    except SQLITE_ERRORS as error:
         raise refused_by_sqlite(error, "writing the run row") from error
 
 
@@ -140,7 +140,7 @@ def end_run(connection: Connection, places: Places, row: RunRow, plan: Plan | No
         for sql in triggers:  # last of all, for the same reason
             connection.execute(sql)
         database.commit(connection)
-    except SqliteError as error:
+    except SQLITE_ERRORS as error:
         raise refused_by_sqlite(error, "closing the new file") from error
     close_next(connection, places)
 
@@ -149,7 +149,7 @@ def close_next(connection: Connection, places: Places) -> None:
     """Make the successor one plain file on flash, out of WAL mode, with nothing beside it."""
     try:
         database.leave_wal(connection, places.next)
-    except SqliteError as error:
+    except SQLITE_ERRORS as error:
         raise refused_by_sqlite(error, "closing the new file") from error
     sync_file(places.next)
 
@@ -188,7 +188,7 @@ def check_writable(connection: Connection, stores: set[str]) -> None:
         ):
             try:
                 connection.execute(sql).fetchall()
-            except SqliteError as error:
+            except SQLITE_ERRORS as error:
                 raise AgentError(
                     f"{store} cannot be written with this SQLite: {error}; the application's own "
                     "functions or collations are not known here"

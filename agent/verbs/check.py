@@ -189,7 +189,7 @@ def _applied(config: Config, warn: Callable[[str], None]) -> tuple[int, dict[int
             return header.user_version, {v: known.checksum for v, known in applied.items()}
         finally:
             connection.close()
-    except (OSError, database.SqliteError) as error:
+    except (OSError, *database.SQLITE_ERRORS) as error:
         warn(f"applied files were not compared ({type(error).__name__})")
         return 0, {}
 

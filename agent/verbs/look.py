@@ -7,7 +7,7 @@ import os
 from agent.core.decide import OnFlash
 from agent.core.terminal import Places, RunRow
 from agent.edges import database, flash
-from agent.edges.database import Header, SqliteError
+from agent.edges.database import SQLITE_ERRORS, Header
 from agent.edges.holders import holders_of
 from agent.ground.errors import AgentError, NeedsTechnician
 from agent.verbs import backup_folder, backup_reader, rows, switch
@@ -189,7 +189,7 @@ def _row_of_next(places: Places, profile: Profile) -> RunRow | None:
             return rows.read_run(connection)
         finally:
             connection.close()
-    except (SqliteError, OSError, AgentError):
+    except (*SQLITE_ERRORS, OSError, AgentError):
         return None
 
 

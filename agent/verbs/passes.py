@@ -15,7 +15,7 @@ from agent.core.plan import Pass, Plan, has_step
 from agent.core.steps import shown
 from agent.edges.clock import steady_ms
 from agent.edges.database import (
-    SqliteError,
+    SQLITE_ERRORS,
     begin,
     commit,
     has_rowid,
@@ -77,7 +77,7 @@ class Passes:
                     self._pick(a_pass, cursor)
                 else:
                     self._walk(a_pass, cursor, on_batch)
-            except SqliteError as error:
+            except SQLITE_ERRORS as error:
                 doing = f"migrating {a_pass.store}" if a_pass.store else a_pass.describe()
                 raise refused_by_sqlite(error, doing) from error
             on_batch(a_pass, cursor)
@@ -136,7 +136,7 @@ class Passes:
                 select = (f"{after} ORDER BY {by} LIMIT ?", (place, batch_rows))
             try:
                 batch, last = self._read_batch(a_pass, select, appender, ledger_of)
-            except SqliteError as error:
+            except SQLITE_ERRORS as error:
                 if "decode" not in str(error) or not self._leaves(a_pass):
                     raise
                 # A text that is not UTF-8 is among them: one by one, with the bytes kept apart.

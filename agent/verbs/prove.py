@@ -12,7 +12,7 @@ from agent.core.stores import Contract, Contracts
 from agent.core.tally import Tally, difference
 from agent.core.terminal import TABLE
 from agent.edges.database import (
-    SqliteError,
+    SQLITE_ERRORS,
     has_rowid,
     has_store,
     lenient_text,
@@ -224,6 +224,6 @@ def prove_migration(
         version = new.execute("PRAGMA user_version").fetchone()[0]
         if version != plan.to_version:
             raise ValidationError(f"the new file says version {version}, not {plan.to_version}")
-    except SqliteError as error:
+    except SQLITE_ERRORS as error:
         raise refused_by_sqlite(error, "proving the new file") from error
     return proven

@@ -13,7 +13,7 @@ from agent.core.steps import field, field_reader
 from agent.core.stores import Contract, Counter
 from agent.core.terminal import TABLE
 from agent.edges import database
-from agent.edges.database import SqliteError, has_rowid, quoted, refused_by_sqlite
+from agent.edges.database import SQLITE_ERRORS, has_rowid, quoted, refused_by_sqlite
 from agent.ground.codec import decode
 from agent.ground.errors import SchemaTooNew, ValidationError
 from agent.verbs import rows
@@ -215,7 +215,7 @@ def delete(
         if part:
             _commit(connection, name, part, kinds)
             yield len(part)
-    except SqliteError as error:
+    except SQLITE_ERRORS as error:
         raise refused_by_sqlite(error, f"pruning {name}") from error
 
 

@@ -10,7 +10,7 @@ from agent.core.stores import Contract
 from agent.core.tally import OTHER, Tally, difference
 from agent.core.terminal import TABLE, RunRow
 from agent.edges import database
-from agent.edges.database import SqliteError, quoted, refused_by_sqlite
+from agent.edges.database import SQLITE_ERRORS, quoted, refused_by_sqlite
 from agent.ground.codec import decode
 from agent.ground.errors import ValidationError
 from agent.verbs import prune, rows
@@ -65,7 +65,7 @@ def prove_pruned(
         version = new.execute("PRAGMA user_version").fetchone()[0]
         if version != row.to_version:
             raise ValidationError(f"the new file says version {version}, not {row.to_version}")
-    except SqliteError as error:
+    except SQLITE_ERRORS as error:
         raise refused_by_sqlite(error, "proving the new file") from error
 
 

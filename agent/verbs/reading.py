@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.core.steps import shown
-from agent.edges.database import SqliteError, has_rowid, lenient_text, quoted, refused_by_sqlite
+from agent.edges.database import SQLITE_ERRORS, has_rowid, lenient_text, quoted, refused_by_sqlite
 from agent.ground.codec import decode, nests_deeper
 from agent.ground.errors import ValidationError
 
@@ -25,7 +25,7 @@ def rows_of(connection: Connection, store: str) -> Iterator[tuple[Any, Any]]:
             f"SELECT key, value FROM {quoted(store)} ORDER BY {order}"
         ):
             yield key, value
-    except SqliteError as error:
+    except SQLITE_ERRORS as error:
         if "UTF-8" in str(error):
             where = f"the record after {store}/{shown(key)}" if key else f"{store}'s first record"
             raise ValidationError(f"{where} is text that is not UTF-8", store=store) from error

@@ -8,7 +8,7 @@ from agent.core.steps import field
 from agent.core.stores import Contract
 from agent.core.tally import difference, is_tally
 from agent.edges import database
-from agent.edges.database import SqliteError, begin, commit, refused_by_sqlite
+from agent.edges.database import SQLITE_ERRORS, begin, commit, refused_by_sqlite
 from agent.ground.codec import decode, encode
 from agent.ground.errors import BackupCorrupt, UsageError, ValidationError
 from agent.ground.words import nearest
@@ -92,8 +92,11 @@ def parse_discard(text: str) -> dict[str, int] | str:
     if text == "unknown":
         return text
     counts = dict.fromkeys(CONSENTS, 0)
-    for part in text.split(","):
+    parts = text.split(",")
+    for part in parts:
         word, _, number = part.partition("=")
+        if [other.partition("=")[0] for other in parts].count(word) > 1:
+            raise UsageError(f'--discard: "{word}" stands twice')
         if word not in CONSENTS:
             raise UsageError(
                 f'--discard: "{word}" is none of {", ".join(CONSENTS)}, unknown; '
@@ -154,7 +157,7 @@ def _finder(image: Connection, store: str) -> Callable[[str], bool]:
         name = key.encode("utf-8", "surrogateescape")
         try:
             return image.execute(sql, (name, name)).fetchone() is not None
-        except SqliteError as error:
+        except SQLITE_ERRORS as error:
             raise refused_by_sqlite(error, "looking for a sale in the backup") from error
 
     return is_there
@@ -205,7 +208,7 @@ def lift_counters(
                 )
                 lifted[counter.name] = [value, higher]
         commit(connection)
-    except SqliteError as error:
+    except SQLITE_ERRORS as error:
         raise refused_by_sqlite(error, "lifting the counters") from error
     return lifted
 
@@ -239,7 +242,7 @@ def prove_restored(
     try:
         answer = new.execute("PRAGMA quick_check(1)").fetchone()[0]
         version = new.execute("PRAGMA user_version").fetchone()[0]
-    except SqliteError as error:
+    except SQLITE_ERRORS as error:
         raise refused_by_sqlite(error, "proving the restored file") from error
     if answer != "ok" or version != info.schema_version:
         raise ValidationError(f"the restored file is not sound: {answer}, version {version}")

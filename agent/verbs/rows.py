@@ -11,7 +11,7 @@ from agent.core.ledger import Ledger
 from agent.core.left_behind import Left, LeftBehind
 from agent.core.steps import shown
 from agent.core.terminal import CREATE_TABLE, FORMAT, TABLE, RunRow
-from agent.edges.database import SqliteError
+from agent.edges.database import SQLITE_ERRORS
 from agent.ground.codec import decode, encode
 from agent.ground.errors import SchemaTooNew, ValidationError
 
@@ -38,7 +38,7 @@ def read(connection: Connection, kind: str, key: str, bytes_max: int = ROW_BYTES
             (kind, key, bytes_max),
         ).fetchone()
         return None if row is None else decode(row[0])
-    except (SqliteError, ValueError, TypeError):
+    except (*SQLITE_ERRORS, ValueError, TypeError):
         return None
 
 
@@ -353,7 +353,7 @@ def _rows(connection: Connection, kind: str) -> list[tuple[str, Any]]:
             (kind, ROW_BYTES_MAX, ROWS_MAX),
         )
         return [(str(key), value) for key, text in rows for value in _readable(text)]
-    except SqliteError:
+    except SQLITE_ERRORS:
         return []  # no agent was here yet, or somebody else's table has that name
 
 

@@ -7,7 +7,7 @@ what it would really touch is known, and whatever is no further table, index or 
 from __future__ import annotations
 
 from agent.edges.database import (
-    SqliteError,
+    SQLITE_ERRORS,
     guard,
     has_store,
     open_memory,
@@ -45,14 +45,14 @@ def run_statement(connection: Connection, step: Step, down: bool) -> str:
     guard(connection, statement.name)
     try:
         connection.execute(statement.sql)
-    except SqliteError as error:
+    except SQLITE_ERRORS as error:
         raise _refused(error, statement) from error
     finally:
         unguard(connection)
     return ""
 
 
-def _refused(error: SqliteError, statement: Statement) -> Exception:
+def _refused(error: Exception, statement: Statement) -> Exception:
     if "not authorized" in str(error) or "prohibited" in str(error):
         return ValidationError(
             f"{statement.describe()}: it would do more than that; SQLite was told to refuse"
@@ -161,7 +161,7 @@ def _check_rows(source: Connection, step: Step) -> None:
     if step.ddl.drops_table and step.on_new == "keep":
         try:
             has_rows = _has_rows(source, step.ddl)
-        except SqliteError:
+        except SQLITE_ERRORS:
             return  # it is not there
         if has_rows:
             raise ValidationError(_holds_rows(step.ddl))
@@ -177,7 +177,7 @@ def _refusal(memory: Connection, sql: str) -> str:
     """Why SQLite does not take a statement, or ""; it is done where it does."""
     try:
         memory.execute(sql)
-    except SqliteError as error:
+    except SQLITE_ERRORS as error:
         return str(error)
     return ""
 
@@ -208,7 +208,7 @@ def _stays(source: Connection, step: Step, down: bool) -> bool:
         return False
     try:
         return _has_rows(source, statement)
-    except SqliteError:
+    except SQLITE_ERRORS:
         return False  # it is not there
 
 
@@ -223,7 +223,7 @@ def tables_with_rows(source: Connection, plan: Plan) -> list[tuple[str, str, int
         try:
             sql = f"SELECT count(*) FROM {quoted(statement.name)}"
             count = int(source.execute(sql).fetchone()[0])
-        except SqliteError:
+        except SQLITE_ERRORS:
             continue  # it is not there
         if count:
             found.append((statement.name, "kept" if step.on_new == "keep" else "removed", count))

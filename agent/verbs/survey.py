@@ -11,7 +11,7 @@ from agent.core.steps import field, field_reader, shown
 from agent.core.stores import Contract, Counter
 from agent.core.tally import Tally
 from agent.core.terminal import TABLE
-from agent.edges.database import SqliteError, quoted
+from agent.edges.database import SQLITE_ERRORS, quoted
 from agent.ground.codec import decode
 from agent.ground.errors import NeedsTechnician, ValidationError
 from agent.ground.limits import TIME_MS_MAX, UNSETTLED_DIGESTS_MAX
@@ -205,7 +205,7 @@ def _own_reading(connection: Connection, counter: Counter) -> int | None:
             f"SELECT value FROM {quoted(counter.store)} WHERE key = ?", (counter.key,)
         ).fetchone()
         value = field(decode(row[0]), counter.field) if row is not None else None
-    except (SqliteError, ValueError, TypeError):
+    except (*SQLITE_ERRORS, ValueError, TypeError):
         return None
     return value if is_reading(value) else None
 

@@ -40,7 +40,7 @@ class Restoring(Keeping):
         try:
             looked, _ = self._settle_flash()
             found, lost = self._losses(looked, info)
-        except (NeedsTechnician, ValidationError, database.SqliteError) as error:
+        except (NeedsTechnician, ValidationError, *database.SQLITE_ERRORS) as error:
             return self.do_uncounted(error)
         return self._restore(looked, info, found, lost)
 

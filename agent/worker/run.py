@@ -251,7 +251,7 @@ class Run:
         aside = places.prev + ".unknown"
         try:
             row = look.run_row_of(places.pos)
-        except database.SqliteError:
+        except database.SQLITE_ERRORS:
             row = None  # a restore over a file that is damaged or missing
         ours = (
             row is not None

@@ -92,7 +92,7 @@ def work(job: Job, desk: Desk) -> None:
         # What is done stays as it lies, as after a kill, so that the next start goes on from it.
         desk.tell(error=stopped.as_json())
         return
-    except (AgentError, OSError, database.SqliteError) as raised:
+    except (AgentError, OSError, *database.SQLITE_ERRORS) as raised:
         error = _ours(raised, desk.state)
         if run is not None:
             try:
@@ -122,7 +122,7 @@ def _ours(raised: Exception, doing: str) -> AgentError:
     """Our error for one of the system's or of SQLite's that no edge has translated."""
     if isinstance(raised, OSError):
         return flash.refused(raised, doing)
-    if isinstance(raised, database.SqliteError):
+    if isinstance(raised, database.SQLITE_ERRORS):
         return database.refused_by_sqlite(raised, doing)
     assert isinstance(raised, AgentError)
     return raised
