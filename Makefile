@@ -10,17 +10,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo-terminal
 POSAGENT := $(BIN)/posagent --root $(DEMO)
+LINE_DEMO := demo-line-terminal
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo demo-line test lint bench clean
 # Two targets share one .venv, and pip may not run in it twice at once.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help: ## Say what can be made.
-	@sed -n 's/^\([a-z]*\):[^#]*## /make \1|/p' Makefile | while IFS='|' read -r name text; do \
-		printf '%-12s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## /make \1|/p' Makefile | while IFS='|' read -r name text; do \
+		printf '%-15s %s\n' "$$name" "$$text"; done
 	@echo "PYTHON=/usr/bin/python3.11 chooses the interpreter, PYTEST_ARGS='-k switch' the tests, WORKERS=1 how many at once."
 
 demo: $(VENV)/.installed ## Upgrade a sample terminal of 100,000 records at boot and show the result.
@@ -30,6 +31,12 @@ demo: $(VENV)/.installed ## Upgrade a sample terminal of 100,000 records at boot
 	$(POSAGENT) status
 	$(POSAGENT) history
 	$(POSAGENT) backups
+
+demo-line: $(VENV)/.installed-host ## Upgrade a simulated terminal that sells, over a noisy serial line, and watch it.
+	rm -rf $(LINE_DEMO)
+	$(BIN)/python -m tools.termsim new $(LINE_DEMO) --profile generic --records 100000 --unsettled 212 --seed 1
+	$(BIN)/python -m tools.termsim serve $(LINE_DEMO) --pending --sales-per-s 5 --noise 0.0005 --baud 115200 --at-most-s 600 \
+		-- $(BIN)/posctl -p $(LINE_DEMO)/line migrate --yes
 
 test: $(VENV)/.installed-dev ## Check everything: lint, types and tests. This is what CI runs.
 	@PYTHON=$(BIN)/python sh tools/setup.sh tests
@@ -45,7 +52,7 @@ bench: $(VENV)/.installed-dev ## Measure, and print each figure beside its budge
 	$(BIN)/python -m tools.bench
 
 clean: ## Remove everything that was made here, .venv included.
-	rm -rf $(VENV) $(DEMO) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(LINE_DEMO) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv that is there and has a working pip is kept; half of one, as an interruption leaves it, is made anew.
@@ -59,6 +66,10 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.created
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
+$(VENV)/.installed-host: pyproject.toml $(VENV)/.created
+	$(BIN)/python -m pip install --quiet --editable '.[host]'
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.created
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-host

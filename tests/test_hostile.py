@@ -254,3 +254,15 @@ def test_a_forger_who_changes_nothing_makes_a_backup_that_is_restored(terminal: 
     forged(terminal)
     answer = terminal.run("restore", "1")
     assert answer.code == 0, answer.out + answer.err
+
+
+def test_one_damaged_byte_in_the_schema_is_a_damaged_file(terminal: Terminal) -> None:
+    # Python's module answers SQLite's message about it with another kind of error than SQLite's.
+    terminal.pos.write_bytes(terminal.pos.read_bytes().replace(b"CREATE TABLE", b"CR\xb8ATE TABLE"))
+    before = terminal.sha256()
+    boot = terminal.boot()
+    assert (boot.code, boot.json["error"]["facts"]["cause"]) == (12, "UNREADABLE")
+    assert not boot.json["app_may_start"]
+    assert "damaged" in terminal.run("status", "--json").json["money"]["why_not_counted"]
+    assert terminal.run("validate").code == 1
+    assert terminal.sha256() == before

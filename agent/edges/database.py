@@ -95,9 +95,16 @@ def _connect(path: str, query: str) -> Connection:
     return connection
 
 
+def words_of(error: Exception) -> str:
+    """SQLite's words for an error, whichever of the two it came as."""
+    if isinstance(error, UnicodeDecodeError):
+        return "malformed: its schema holds damaged bytes"
+    return str(error)
+
+
 def refused_by_sqlite(error: Exception, doing: str) -> AgentError:
     """Our error for a foreign SQLite error, by its words (codes are visible only from 3.11 on)."""
-    text = str(error)
+    text = words_of(error)
     if "full" in text:
         return StorageFull(f"flash is full, or the file outgrew its bound, while {doing}")
     if "disk I/O error" in text or "readonly" in text or "read-only" in text:
@@ -113,7 +120,7 @@ def refused_by_sqlite(error: Exception, doing: str) -> AgentError:
     return AgentError(f"SQLite says: {text}, while {doing}")
 
 
-DAMAGED = ("not a database", "malformed", "unsupported file format", "decode")
+DAMAGED = ("not a database", "malformed", "unsupported file format")
 
 
 def recover(path: str) -> Header:
@@ -132,7 +139,7 @@ def recover(path: str) -> Header:
         finally:
             connection.close()
     except SQLITE_ERRORS as error:
-        text = str(error)
+        text = words_of(error)
         if any(word in text for word in DAMAGED):
             raise NeedsTechnician(
                 f"{path} cannot be read as an SQLite file ({text}): it is damaged, encrypted or "

@@ -16,6 +16,7 @@ from agent.edges.database import (
     open_shared,
     open_source,
     read_header,
+    words_of,
 )
 from agent.edges.holders import holders_of
 from agent.edges.state import FORMAT, Diary
@@ -147,7 +148,7 @@ def _look(path: str) -> tuple[tuple[int, ...], ...]:
 
 
 def _words_for(path: str, error: Exception) -> str:
-    text = str(error)
+    text = words_of(error)
     name = os.path.basename(path)
     if "locked" in text or "busy" in text:
         return f"{name} is locked by somebody who writes; ask again"

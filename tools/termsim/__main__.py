@@ -1,6 +1,8 @@
 """`python -m tools.termsim new DIR ...`: arguments in, a sample terminal and its summary out.
+`python -m tools.termsim serve DIR... [-- COMMAND]`: terminals that run, until somebody says stop.
 
-Exit codes: 0 made; 64 the arguments or the folder cannot be used, and nothing was written.
+Exit codes: 0 made, or served and told to stop; 64 the arguments or the folder cannot be used, and
+nothing was written. `serve` besides: 1 a terminal does not come up; that of the COMMAND.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from tools.termsim import serve
 from tools.termsim.recipe import BAD_KINDS, BAD_KINDS_DEFAULT, Recipe, RecipeError
 from tools.termsim.terminal import Summary, make_terminal
 
@@ -45,7 +48,9 @@ def kinds(text: str) -> tuple[str, ...]:
 
 def build_parser() -> Parser:
     """All arguments with the words that `--help` shows."""
-    parser = Parser(prog="python -m tools.termsim", description="Make sample terminals.")
+    parser = Parser(
+        prog="python -m tools.termsim", description="Make sample terminals, and run them."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
     new = verbs.add_parser("new", help="make a terminal's root folder at schema 0")
     add = new.add_argument
@@ -71,6 +76,7 @@ def build_parser() -> Parser:
     add("--page-size", type=int, default=4_096, help="bytes, a power of two")
     add("--set", type=setting, action="append", default=[], metavar="KEY=JSON", dest="settings")
     add("--json", action="store_true", help="print one JSON object instead of sentences")
+    serve.add_arguments(verbs.add_parser("serve", help="run terminals, each on a line of its own"))
     return parser
 
 
@@ -96,11 +102,9 @@ def sentences(summary: Summary) -> str:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    parser = build_parser()
-    args = parser.parse_args(arguments)
-    recipe = Recipe(
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """What `new` was asked for."""
+    return Recipe(
         profile=args.profile,
         records=args.records,
         unsettled=args.unsettled,
@@ -116,8 +120,18 @@ def main(arguments: list[str] | None = None) -> int:
         page_size=args.page_size,
         overrides=dict(args.settings),
     )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    own = words.index("--") if "--" in words else len(words)
+    parser = build_parser()
+    args = parser.parse_args(words[:own])
     try:
-        summary = make_terminal(args.root, recipe)
+        if args.verb == "serve":
+            return serve.main(args, words[own + 1 :])
+        summary = make_terminal(args.root, recipe_of(args))
     except RecipeError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return EXIT_USAGE
