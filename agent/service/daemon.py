@@ -150,7 +150,7 @@ class Daemon:
             except aio.TimeoutError:
                 self._lazy[1].kill()
         decision.cancel()
-        self._calls.flush_audit()
+        self._calls.audit.write()
 
     async def _until_idle(self) -> None:
         while self._board.running:

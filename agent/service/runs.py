@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent import aio
 from agent.edges.ledger import DONE, FAILED, INTERRUPTED
 from agent.ground.errors import AgentError, Interrupted
+from agent.service.audit import audit_row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class Runs:
         self._board.begin(self._next_number())
         result = await self._do(job)
         try:
-            call = self._ledger.accept(None, "", "boot", job.kind, _nobody())
+            call = self._ledger.accept(
+                None, "", "boot", job.kind, audit_row("boot", "admin", "boot", "accepted")
+            )
             self._board.run = call.run
             self._ledger.end(call.run, state_of(result), outcome_of(result))
         except AgentError as error:
@@ -173,18 +176,3 @@ def settle_ledger(ledger: Ledger) -> None:
         if row["code"]:
             outcome["error"] = {"code": row["code"], "message": row["message"]}
         ledger.end(call.run, state_of(outcome), outcome)
-
-
-def _nobody() -> dict[str, Any]:
-    from agent.edges import clock
-    from agent.edges.holders import boot_id
-
-    return {
-        "at_ms": clock.wall_ms(),
-        "boot_id": boot_id(),
-        "link": "boot",
-        "level": "admin",
-        "method": "boot",
-        "outcome": "accepted",
-        "count": 1,
-    }
