@@ -66,3 +66,6 @@ BACKUP_INTERVAL_MS = 60_000
 
 # Kinds of refusals counted at once; what is refused beyond them is counted nowhere.
 REFUSALS_KEPT_MAX = 64
+
+# A call that comes again within this time is as a rule the same one, whose answer was lost.
+REPEAT_MS = 3000

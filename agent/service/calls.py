@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from agent import __version__
 from agent.ground.errors import AgentError
-from agent.ground.limits import PATIENCE_MS
+from agent.ground.limits import PATIENCE_MS, REPEAT_MS, REPORT_KEPT_MS
 from agent.links import commands, methods, wire
 from agent.service import short
 from agent.service.audit import Audit
@@ -53,7 +53,9 @@ class Calls:
         self.audit = Audit(lambda: needed()[0], board.note)
         self._changes = Changes(config, places, board, self._rights, self.audit, needed)
         self._jobs = ReadingJobs(board, reports)
-        self._reading = Reading(places, reports, lambda run: needed()[1].call_of(run=run))
+        self._reading = Reading(
+            places, reports, self._jobs, lambda run: needed()[1].call_of(run=run)
+        )
 
     async def call(self, session: Session, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Do one call of a peer. Raises RemoteError, with nothing changed."""
@@ -170,8 +172,8 @@ class Calls:
 
     async def _said(self, session: Session, verb: str, params: dict[str, Any]) -> dict[str, Any]:
         """What the command says; a further page is of the same report."""
-        fresh = not params.get("cursor")
-        return await self._reports.answer((verb,), session.patience_ms, fresh)
+        age_ms = REPORT_KEPT_MS if params.get("cursor") else REPEAT_MS
+        return await self._reports.answer((verb,), session.patience_ms, age_ms)
 
     async def _do_read(self, session: Session, params: dict[str, Any]) -> dict[str, Any]:
         name = params["name"]

@@ -13,6 +13,7 @@ from agent.edges import flash
 from agent.ground.codec import encode
 from agent.ground.digest import hex_digest
 from agent.ground.errors import AgentError, Busy, UsageError
+from agent.ground.limits import REPEAT_MS, REPORT_KEPT_MS
 from agent.links import wire
 
 TYPE_CHECKING = False
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from agent.core.terminal import Places
     from agent.edges.ledger import Call
+    from agent.service.reading_jobs import ReadingJobs
     from agent.service.reports import Reports
 
 PIECE_BYTES = 512
@@ -32,10 +34,15 @@ class Reading:
     """What can be read over a line."""
 
     def __init__(
-        self, places: Places, reports: Reports, call_of: Callable[[int], Call | None]
+        self,
+        places: Places,
+        reports: Reports,
+        jobs: ReadingJobs,
+        call_of: Callable[[int], Call | None],
     ) -> None:
         self._places = places
         self._reports = reports
+        self._jobs = jobs
         self._call_of = call_of
         self._bundle = b""
         self._digested: tuple[Any, str] = (None, "")
@@ -52,7 +59,7 @@ class Reading:
         if kind == "backups":
             return self._of_backup(name, rest, off)
         if kind == "report" and rest in REPORTS:
-            data = await self._reports.ask((rest,), patience_ms, fresh=off == 0)
+            data = await self._reports.ask((rest,), patience_ms, _age_ms(off))
         elif kind == "result" and rest.isdigit() and len(rest) < 16:
             data = self._of_result(int(rest))
         elif name == "bundle":
@@ -64,6 +71,8 @@ class Reading:
         return _piece(name, data[off : off + PIECE_BYTES], off, len(data), hex_digest(data))
 
     def _of_result(self, run: int) -> bytes:
+        if self._jobs.knows(run):
+            return self._jobs.whole(run)
         call = self._call_of(run)
         if call is None or call.state == "started":
             raise wire.remote("NO_SUCH", f"run {run} has no result", run=run)
@@ -98,7 +107,7 @@ class Reading:
         parts = []
         for verb in BUNDLE:
             try:
-                text = (await self._reports.ask((verb,), patience_ms, fresh=False)).decode()
+                text = (await self._reports.ask((verb,), patience_ms, REPORT_KEPT_MS)).decode()
             except Busy:
                 raise
             except AgentError as error:
@@ -106,6 +115,11 @@ class Reading:
             parts.append(f'"{verb}":{text}')
         self._bundle = ("{" + ",".join(parts) + "}").encode()
         return self._bundle
+
+
+def _age_ms(off: int) -> int:
+    """How old a report may be: a first piece is of a new one, but for a repeat on a noisy line."""
+    return REPORT_KEPT_MS if off else REPEAT_MS
 
 
 def _piece(name: str, data: bytes, off: int, size: int, digest: str) -> dict[str, Any]:

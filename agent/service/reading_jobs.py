@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent import aio
+from agent.ground.codec import encode
 from agent.ground.errors import AgentError
 from agent.ground.limits import PATIENCE_MS, REPORT_DEADLINE_MS
 from agent.links import wire
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FIRST = 1_000_000_001  # far above any run that the ledger numbers
 JOBS_MAX = 8
+TEXTS_MAX = 2  # whole answers kept; each may have the size of a report
 
 
 class ReadingJobs:
@@ -57,6 +59,16 @@ class ReadingJobs:
         said.setdefault("verdict", "REFUSED" if "error" in said else "OK")
         job.state = "failed" if "error" in said else "done"
         job.outcome = short.outcome(said)
+        job.text = encode(said).encode()
+        for other in list(self._jobs.values())[:-TEXTS_MAX]:
+            other.text = b""
+
+    def whole(self, run: int) -> bytes:
+        """The whole answer as JSON. Raises NO_SUCH where there is none, or none any more."""
+        text = self._jobs[run].text
+        if not text:
+            raise wire.remote("NO_SUCH", f"run {run} has no result", run=run)
+        return text
 
     def result(self, run: int) -> dict[str, Any]:
         """How far it is, or what came of it."""
@@ -68,9 +80,10 @@ class ReadingJobs:
 class _Job:
     """A job that only reads: what was asked, and what came of it."""
 
-    __slots__ = ("outcome", "state", "words")
+    __slots__ = ("outcome", "state", "text", "words")
 
     def __init__(self, words: tuple[str, ...]) -> None:
         self.words = words
         self.state = "running"
+        self.text = b""
         self.outcome: dict[str, Any] | None = None

@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 class Report:
     """One answer on its way, or kept for whoever asks again in a moment."""
 
-    __slots__ = ("barred", "done", "error", "fetched", "pid", "ready_ms", "text")
+    __slots__ = ("barred", "done", "error", "fetched", "pid", "ready_ms", "text", "used_ms")
 
     def __init__(self) -> None:
         self.pid = 0
         self.text = b""
         self.error: AgentError | None = None
         self.ready_ms = 0
+        self.used_ms = 0  # when somebody last had a piece of it
         self.fetched = False
         self.barred = False  # a run began, and it had to let go of the data
         self.done = aio.Event()
@@ -51,44 +52,41 @@ class Reports:
         self._reports: dict[tuple[str, ...], Report] = {}
         self.barred = False  # a run is on, or about to begin
 
-    async def ask(self, words: tuple[str, ...], wait_ms: int, fresh: bool = True) -> bytes:
+    async def ask(self, words: tuple[str, ...], wait_ms: int, age_ms: int = 0) -> bytes:
         """The JSON text that `posagent WORDS --json` prints. Raises its error; Busy when it is not
         there within `wait_ms`, when a run is on, and when too many are asked for at once.
 
-        Asked again it is the same report until somebody got it; with `fresh` false until it is old.
+        Asked again it is the same report until somebody got it, and after that for `age_ms`: a
+        repeat on a noisy line must not make it anew, nor may a further page be of another one.
         """
         if self.barred:
             raise Busy("a run is on, and the data cannot be read meanwhile", reading=True)
         self._forget_old()
         found = self._reports.get(words)
-        if found is None or (found.fetched and fresh):
+        if found is not None and found.fetched and clock.steady_ms() - found.ready_ms >= age_ms:
+            found = None
+        if found is None:
             found = self._start(words)
         try:
             await aio.wait_for_ms(found.done.wait(), wait_ms)
         except aio.TimeoutError:
             raise Busy("it is being worked out; ask again in a moment", reading=True) from None
         found.fetched = True
+        found.used_ms = clock.steady_ms()
         if found.error is not None:
             self._reports.pop(words, None)
             raise found.error
         return found.text
 
-    async def answer(
-        self, words: tuple[str, ...], wait_ms: int, fresh: bool = True
-    ) -> dict[str, Any]:
+    async def answer(self, words: tuple[str, ...], wait_ms: int, age_ms: int = 0) -> dict[str, Any]:
         """The same, decoded."""
-        value: dict[str, Any] = decode((await self.ask(words, wait_ms, fresh)).decode())
+        value: dict[str, Any] = decode((await self.ask(words, wait_ms, age_ms)).decode())
         return value
 
     def begin(self, words: tuple[str, ...]) -> None:
         """Begin one that is asked for later."""
         self._forget_old()
         self._start(words)
-
-    def is_fetched(self, words: tuple[str, ...]) -> bool:
-        """Whether somebody got it, or nobody waits for it."""
-        found = self._reports.get(words)
-        return found is None or found.fetched
 
     def _start(self, words: tuple[str, ...]) -> Report:
         if (
@@ -108,7 +106,7 @@ class Reports:
     def _forget_old(self) -> None:
         now = clock.steady_ms()
         for words, report in list(self._reports.items()):
-            if report.done.is_set() and now - report.ready_ms > REPORT_KEPT_MS:
+            if report.done.is_set() and now - report.used_ms > REPORT_KEPT_MS:
                 del self._reports[words]
 
     async def bar(self) -> None:
@@ -160,7 +158,7 @@ def _settle(report: Report, text: bytes, late: bool) -> None:
     report.error = _error_of(report.text, late)
     if report.barred:
         report.error = Busy("a run has begun, and the data cannot be read meanwhile", reading=True)
-    report.ready_ms = clock.steady_ms()
+    report.ready_ms = report.used_ms = clock.steady_ms()
     report.done.set()
 
 
