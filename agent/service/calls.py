@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from agent import __version__
 from agent.ground.errors import AgentError
-from agent.ground.limits import PATIENCE_MS, REPEAT_MS, REPORT_KEPT_MS
+from agent.ground.limits import PATIENCE_MS
 from agent.links import commands, methods, wire
 from agent.service import short
 from agent.service.audit import Audit
 from agent.service.changes import Changes
-from agent.service.reading import Reading
+from agent.service.reading import Reading, age_of
 from agent.service.reading_jobs import ReadingJobs
 from agent.service.rights import Rights
 
@@ -172,7 +172,7 @@ class Calls:
 
     async def _said(self, session: Session, verb: str, params: dict[str, Any]) -> dict[str, Any]:
         """What the command says; a further page is of the same report."""
-        age_ms = REPORT_KEPT_MS if params.get("cursor") else REPEAT_MS
+        age_ms = age_of(verb, bool(params.get("cursor")))
         return await self._reports.answer((verb,), session.patience_ms, age_ms)
 
     async def _do_read(self, session: Session, params: dict[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Reading:
         if kind == "backups":
             return self._of_backup(name, rest, off)
         if kind == "report" and rest in REPORTS:
-            data = await self._reports.ask((rest,), patience_ms, _age_ms(off))
+            data = await self._reports.ask((rest,), patience_ms, age_of(rest, off > 0))
         elif kind == "result" and rest.isdigit() and len(rest) < 16:
             data = self._of_result(int(rest))
         elif name == "bundle":
@@ -117,9 +117,12 @@ class Reading:
         return self._bundle
 
 
-def _age_ms(off: int) -> int:
-    """How old a report may be: a first piece is of a new one, but for a repeat on a noisy line."""
-    return REPORT_KEPT_MS if off else REPEAT_MS
+def age_of(verb: str, further: bool) -> int:
+    """How old a report may be, in ms: a further piece is of the same one, and so is a call that
+    comes again on a noisy line; but a plan is a precondition, and worked out each time."""
+    if further:
+        return REPORT_KEPT_MS
+    return 0 if verb == "plan" else REPEAT_MS
 
 
 def _piece(name: str, data: bytes, off: int, size: int, digest: str) -> dict[str, Any]:
