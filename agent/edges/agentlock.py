@@ -12,7 +12,7 @@ import fcntl
 import os
 
 from agent.edges import flash
-from agent.edges.filelock import lock_request
+from agent.edges.filelock import lock_request, no_such_locks
 from agent.ground.errors import Busy
 
 RUN_BYTE = 0
@@ -46,14 +46,15 @@ class AgentLock:
         self._agent = fd
 
     def begin_run(self) -> None:
-        """From here on readers of pos.db let go of it. Raises Busy when a run is on."""
+        """From here on readers of pos.db let go of it. Raises Busy when a run is on, ConfigError on
+        a system without such locks."""
         fd = self._open()
         try:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock_request(fcntl.F_WRLCK, RUN_BYTE, 1))
         except OSError as error:
             os.close(fd)
             if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
+                raise no_such_locks(self._path) from error
             raise Busy("a run is on; ask again when it is done", other_agent=True) from None
         self._run = fd
 

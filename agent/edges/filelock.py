@@ -43,6 +43,14 @@ class FileLock:
             self.fd = -1
 
 
+def no_such_locks(path: str) -> ConfigError:
+    """The error for a kernel or a file system without these locks."""
+    return ConfigError(
+        f"this system has no open-file-description locks on {path}; the agent cannot keep the "
+        "application out and will not run here"
+    )
+
+
 def try_lock(path: str) -> FileLock | None:
     """Lock the file that `path` names now, or None when any SQLite client holds a lock on it.
 
@@ -56,10 +64,7 @@ def try_lock(path: str) -> FileLock | None:
         os.close(fd)
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return None
-        raise ConfigError(
-            f"this system has no open-file-description locks on {path}; the agent cannot keep the "
-            "application out and will not run here"
-        ) from error
+        raise no_such_locks(path) from error
     return FileLock(fd)
 
 
