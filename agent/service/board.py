@@ -65,6 +65,7 @@ class Board(Announcer):
         self._seen: tuple[Any, ...] = ()
         self._seen_ms = -LOOK_MS
         self._free_kib: int | None = None
+        reports.stamp = self.identity
 
     # What a run tells
 
@@ -183,6 +184,17 @@ class Board(Announcer):
         """What the files look like from outside; another header or another set of migrations is
         known at once, whenever the next count may be."""
         self._seen_ms = now
+        found = self.identity()
+        try:
+            self._free_kib = free_bytes(os.path.dirname(self._places.pos)) // KIB
+        except OSError:
+            self._free_kib = None
+        if found != self._seen:
+            self._seen = found
+            self.look()
+
+    def identity(self) -> tuple[Any, ...]:
+        """What the files look like from outside; another one, and an answer may be another."""
         found: list[Any] = []
         places = self._places
         for name in (
@@ -196,13 +208,7 @@ class Board(Announcer):
                 found += [seen.st_ino, seen.st_size, seen.st_mtime_ns]
             except OSError:
                 found.append(None)
-        try:
-            self._free_kib = free_bytes(os.path.dirname(places.pos)) // KIB
-        except OSError:
-            self._free_kib = None
-        if tuple(found) != self._seen:
-            self._seen = tuple(found)
-            self.look()
+        return tuple(found)
 
     # What is asked
 

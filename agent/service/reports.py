@@ -23,7 +23,7 @@ from agent.ground.limits import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
     from agent.edges.config import Config
 
@@ -31,13 +31,24 @@ if TYPE_CHECKING:
 class Report:
     """One answer on its way, or kept for whoever asks again in a moment."""
 
-    __slots__ = ("barred", "done", "error", "fetched", "pid", "ready_ms", "text", "used_ms")
+    __slots__ = (
+        "barred",
+        "done",
+        "error",
+        "fetched",
+        "pid",
+        "ready_ms",
+        "stamp",
+        "text",
+        "used_ms",
+    )
 
     def __init__(self) -> None:
         self.pid = 0
         self.text = b""
         self.error: AgentError | None = None
         self.ready_ms = 0
+        self.stamp: Any = None  # what the files looked like when it was begun
         self.used_ms = 0  # when somebody last had a piece of it
         self.fetched = False
         self.barred = False  # a run began, and it had to let go of the data
@@ -51,6 +62,8 @@ class Reports:
         self._words = ["--root", config.root, "--config", config.path]
         self._reports: dict[tuple[str, ...], Report] = {}
         self.barred = False  # a run is on, or about to begin
+        # What the files look like from outside, told by whoever looks at them.
+        self.stamp: Callable[[], Any] = lambda: None
 
     async def ask(self, words: tuple[str, ...], wait_ms: int, age_ms: int = 0) -> bytes:
         """The JSON text that `posagent WORDS --json` prints. Raises its error; Busy when it is not
@@ -63,7 +76,7 @@ class Reports:
             raise Busy("a run is on, and the data cannot be read meanwhile", reading=True)
         self._forget_old()
         found = self._reports.get(words)
-        if found is not None and found.fetched and clock.steady_ms() - found.ready_ms >= age_ms:
+        if found is not None and found.fetched and self._is_old(found, age_ms):
             found = None
         if found is None:
             found = self._start(words)
@@ -95,6 +108,7 @@ class Reports:
         ):
             raise Busy("too much is being worked out already; ask again in a moment", reading=True)
         found = self._reports[words] = Report()
+        found.stamp = self.stamp()
         try:
             found.pid, reading = process.start_command([*self._words, *words, "--json"])
         except OSError as error:
@@ -102,6 +116,12 @@ class Reports:
             raise Busy(f"no process can be started ({error.strerror}); ask again") from error
         aio.create_task(_read(found, reading))
         return found
+
+    def _is_old(self, report: Report, age_ms: int) -> bool:
+        if clock.steady_ms() - report.ready_ms >= age_ms:
+            return True
+        # Pages of one report belong together; a repeat is the same only where nothing changed.
+        return age_ms < REPORT_KEPT_MS and report.stamp != self.stamp()
 
     def _forget_old(self) -> None:
         now = clock.steady_ms()
