@@ -8,9 +8,13 @@ other in one scratch folder, by these rules:
 - `[exit 5]` as the last line says the exit status, which is 0 where nothing is said.
 - Durations, rates, ETAs, dates, times of day and hexadecimal digests of 8 digits or more are
   compared as if all of them were alike; blanks in a row count as one.
-- `posagent`, `.venv/bin/posagent` and `python` are this checkout's, and `python -m tools.…` works.
+- `posagent`, `.venv/bin/posagent`, `posctl` and `python` are this checkout's, and
+  `python -m tools.…` works.
 - The comment `<!-- terminal: NAME ARGUMENTS -->` makes the sample terminal NAME afresh with
   `tools.termsim new NAME ARGUMENTS` at that place.
+- The comment `<!-- served: NAME ARGUMENTS -->` has that terminal served from there to the end of
+  the document by `tools.termsim serve NAME ARGUMENTS`.
+- The comment `<!-- file: NAME -->` has the fenced block below it written to the file NAME.
 
 A `sh` block is for what a test cannot run within itself; it may hold `make` commands only, and its
 targets must exist.
@@ -35,7 +39,8 @@ COMMAND_SECONDS_MAX = 100  # below the test's own timeout, so that the command i
 
 
 class Block(NamedTuple):
-    """A fenced block, or a terminal to make (language `terminal`), with its first line's number."""
+    """A fenced block, or a comment of the rules above (language `terminal`, `served` or `file`,
+    which has its block's text behind the name), with its first line's number."""
 
     language: str
     line: int
@@ -52,20 +57,24 @@ class Shown(NamedTuple):
 
 def blocks_in(text: str) -> Iterator[Block]:
     """Yields the fenced blocks and the terminal comments of a document in order."""
-    fence, language, start = "", "", 0
+    fence, language, start, file = "", "", 0, ""
     lines: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         opened = re.match(r"\s*(```+|~~~+)\s*([\w-]*)", line)
-        comment = re.match(r"<!--\s*terminal:\s*(.*?)\s*-->", line)
+        comment = re.match(r"<!--\s*(terminal|served|file):\s*(.*?)\s*-->", line)
         if fence and line.strip() == fence:
             yield Block(language, start, "\n".join(lines))
-            fence = ""
+            if file:
+                yield Block("file", start, "\n".join([file, *lines]))
+            fence, file = "", ""
         elif fence:
             lines.append(line)
         elif opened:
             fence, language, start, lines = opened[1], opened[2], number + 1, []
+        elif comment and comment[1] == "file":
+            file = comment[2]
         elif comment:
-            yield Block("terminal", number, comment[1])
+            yield Block(comment[1], number, comment[2])
 
 
 def commands_in(block: str) -> list[Shown]:
@@ -121,7 +130,13 @@ class Scratch:
         self.folder = folder
         programs = folder / ".venv" / "bin"
         programs.mkdir(parents=True)
-        for name, arguments in (("posagent", "-m agent"), ("python", ""), ("python3", "")):
+        self.served: list[subprocess.Popen[str]] = []
+        for name, arguments in (
+            ("posagent", "-m agent"),
+            ("posctl", "-m posctl"),
+            ("python", ""),
+            ("python3", ""),
+        ):
             program = programs / name
             program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
             program.chmod(0o755)
@@ -129,6 +144,7 @@ class Scratch:
             **os.environ,
             "PATH": f"{programs}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
+            "XDG_CONFIG_HOME": str(folder),
             "COLUMNS": "100",
             "LC_ALL": "C.UTF-8",
         }
@@ -155,13 +171,47 @@ class Scratch:
         status, lines = self.run(f"rm -rf {name} && python -m tools.termsim new {arguments}")
         assert status == 0, "\n".join(lines)
 
+    def serve(self, arguments: str) -> None:
+        """Has a terminal served until `end`; returns once it answers."""
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tools.termsim", "serve", *arguments.split()],
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.served.append(server)
+        assert server.stdout
+        assert server.stdout.readline(), f"{arguments}: not served"
+
+    def write(self, text: str) -> None:
+        """Writes a file whose name stands in the first line."""
+        name, _, content = text.partition("\n")
+        (self.folder / name).write_text(content + "\n", "utf-8")
+
+    def end(self) -> None:
+        """Ends what is served."""
+        for server in self.served:
+            server.terminate()
+            server.communicate()
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Scratch]:
+    made = Scratch(tmp_path)
+    yield made
+    made.end()
+
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_console_block_prints_what_the_document_shows(document: Path, tmp_path: Path) -> None:
-    scratch = Scratch(tmp_path)
+def test_every_console_block_prints_what_the_document_shows(
+    document: Path, scratch: Scratch
+) -> None:
+    directives = {"terminal": scratch.make_terminal, "served": scratch.serve, "file": scratch.write}
     for block in blocks_in(document.read_text("utf-8")):
-        if block.language == "terminal":
-            scratch.make_terminal(block.text)
+        if block.language in directives:
+            directives[block.language](block.text)
         for shown in commands_in(block.text) if block.language == "console" else []:
             where = f"{document.relative_to(ROOT)}, block at line {block.line}: $ {shown.command}"
             status, lines = scratch.run(shown.command)
@@ -225,8 +275,11 @@ def test_blocks_and_commands_are_found_in_order() -> None:
     text = (
         "<!-- terminal: t --seed 1 -->\n```console\n$ a\nx\n$ b\n[exit 5]\n```\n```sh\nmake\n```\n"
     )
+    text += "<!-- file: a.py -->\n```python\nx = 1\n```\n<!-- served: t -->\n"
     found = list(blocks_in(text))
-    assert [block.language for block in found] == ["terminal", "console", "sh"]
+    languages = ["terminal", "console", "sh", "python", "file", "served"]
+    assert [block.language for block in found] == languages
+    assert found[4].text == "a.py\nx = 1"
     assert commands_in(found[1].text) == [Shown("a", ["x"], 0), Shown("b", [], 5)]
 
 

@@ -37,6 +37,8 @@ look() {
     # The terminal programs that technicians have, as they are.
     want picocom command -v picocom
     want minicom command -v minicom
+    # A technician's hour is looked at on a real screen.
+    want tmux command -v tmux
     # systemd-analyze judges the units as the service manager itself would.
     want systemd command -v systemd-analyze
     # The init script runs under the shell and the tools that small terminals have.

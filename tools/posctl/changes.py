@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.ground.errors import Busy, revive
 from agent.links.commands import canonical
-from agent.links.console_text import losses, sentence
+from agent.links.console_text import desk_lines, losses, sentence
 from agent.links.methods import METHODS
 from posctl import live, sheets
 from posctl.client import AgentRefused, Outcome, Run, Terminal, new_op
@@ -145,9 +145,10 @@ def _bring_code(visit: Visit, terminal: Terminal, command: str) -> None:
     """Tell what to read to the desk and take its answer. Raises AgentRefused with the challenge in
     it where nobody answers."""
     found = terminal.challenge(command)
-    visit.out.note("this needs a code of the service desk; read to them:")
-    visit.out.note(f"  SN {found.serial}  #{found.counter}  {found.nonce}  {found.command}")
-    visit.out.note(f"  (valid {found.expires_s // 60} min, 3 tries)")
+    visit.out.note("this needs a code of the service desk, which makes it from these words:")
+    *told, _ = desk_lines(asdict(found))
+    for line in (*told, f"  (valid {found.expires_s // 60} min, 3 tries)"):
+        visit.out.note(line)
     while True:
         typed = visit.asked("code: ")
         if typed is None:

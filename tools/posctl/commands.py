@@ -5,6 +5,7 @@ Which terminal, and whether the answer is JSON, may stand before the verb or beh
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Callable
 
 import click
@@ -387,7 +388,10 @@ def code(
     if path == "-" and not spoken:
         raise UsageError("standard input is the key's; give what was read out as words")
     key = desk.read_key(path, what)
-    text = " ".join(spoken) or visit.asked("as the terminal printed it: ") or ""
+    typed = sys.stdin.isatty()
+    text = " ".join(spoken) or visit.asked("as the terminal printed it: " if typed else "") or ""
+    if desk.lacks_command(text):
+        text = f"{text} {visit.asked('for: ' if typed else '') or ''}"
     heard = desk.spoken_of(text)
     visit.out.show(*desk.answer(heard, desk.code_of(heard, key, fleet_key is not None)))
     return 0

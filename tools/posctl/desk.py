@@ -22,7 +22,7 @@ from posctl.show import BAD, GOOD, Fact, Part, clean
 SPOKEN_CHARS_MAX = 1000
 _SPOKEN = re.compile(
     r"(?:read to the desk:)?\s*(?:SN\s+)?(?P<serial>\S.*?)\s+#\s*(?P<counter>\d{1,15})\s+"
-    r"(?P<nonce>[0-9A-Za-z]{4}[ -]?[0-9A-Za-z]{4})\s+(?P<command>\S.*)",
+    r"(?P<nonce>[0-9A-Za-z]{4}[ -]?[0-9A-Za-z]{4})(?:\s+(?:for:\s*)?(?P<command>\S.*))?",
     re.IGNORECASE,
 )
 _EXAMPLE = "SN 0012345  #7  K7QM-2XPD  restore 41"
@@ -39,8 +39,8 @@ class Spoken(NamedTuple):
 
 
 def spoken_of(text: str) -> Spoken:
-    """What was read out: the console's line, or the object that `challenge` answers. Raises
-    UsageError, which repeats nothing of it."""
+    """What was read out: the console's line, or in JSON what `challenge` or a refused call answers.
+    Raises UsageError, which repeats nothing of it."""
     text = text.strip()
     if len(text) > SPOKEN_CHARS_MAX:
         raise UsageError("that is too long to be what a terminal's console prints")
@@ -50,9 +50,15 @@ def spoken_of(text: str) -> Spoken:
     return found
 
 
+def lacks_command(text: str) -> bool:
+    """Whether it is the first of two lines: a long command stands in one of its own."""
+    found = _SPOKEN.fullmatch(text.strip())
+    return found is not None and found["command"] is None
+
+
 def _of_line(text: str) -> Spoken | None:
     found = _SPOKEN.fullmatch(text)
-    if found is None:
+    if found is None or found["command"] is None:
         return None
     command = " ".join(found["command"].split())
     return Spoken(found["serial"], int(found["counter"]), found["nonce"], command)
@@ -61,6 +67,8 @@ def _of_line(text: str) -> Spoken | None:
 def _of_object(text: str) -> Spoken | None:
     try:
         said = json.loads(text)
+        if "error" in said:  # the whole answer of a call that needs a code
+            said = said["error"]["facts"]["challenge"]
         values = (said["serial"], said["counter"], said["nonce"], said["command"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

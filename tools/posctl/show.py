@@ -105,7 +105,7 @@ class Out:
         if is_plain(sys.stderr):
             _write(sys.stderr, clean(text) + "\n")
         else:
-            _print(_console(sys.stderr), [Line(text, QUIET)])
+            _told_whole(Text(clean(text), QUIET))
 
     def error(self, word: str, message: str, facts: dict[str, Any] | None = None) -> None:
         """Why it failed: a word for programs and a sentence for people."""
@@ -117,8 +117,7 @@ class Out:
         elif is_plain(sys.stderr):
             _write(sys.stderr, f"posctl: {word}: {clean(message)}\n")
         else:
-            text = Text.assemble(("posctl: ", BAD), (f"{word}: ", BAD), clean(message))
-            _console(sys.stderr).print(text)
+            _told_whole(Text.assemble((f"posctl: {word}: ", BAD), clean(message)))
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
@@ -132,6 +131,14 @@ class Out:
 
 def _console(stream: TextIO) -> Console:
     return Console(file=stream, highlight=False, markup=False, emoji=False)
+
+
+def _told_whole(text: Text) -> None:
+    """On standard error in one line, which the screen may break: a command in it can be copied."""
+    try:
+        _console(sys.stderr).print(text, soft_wrap=True)
+    except OSError:
+        pass  # nobody reads it
 
 
 def _write(stream: TextIO, text: str) -> None:
