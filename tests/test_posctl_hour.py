@@ -28,6 +28,7 @@ COLUMNS, ROWS = 100, 50
 KEY = bytes(range(32))
 
 ALIKE = (
+    (r", [\d.]+ (?:s|min)(?: \d+ s)? left", ""),  # known from some moment on
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>"),
     (r"\bctl-[0-9a-f]{16}\b", "<op>"),
     (r"\b[0-9A-HJKMNP-TV-Z]{4}-[0-9A-HJKMNP-TV-Z]{4}\b", "<letters>"),
@@ -92,11 +93,11 @@ class Tmux:
         return [line.rstrip() for line in text.splitlines()]
 
     def until(self, ending: str) -> list[str]:
-        """The screen as soon as its last line ends like that."""
+        """The screen as soon as its last line, below what was typed, ends like that."""
         give_up_at = time.monotonic() + PATIENCE_S
         while True:
             lines = self.screen()
-            if lines and lines[-1].endswith(ending):
+            if len(lines) > 1 and lines[-1].endswith(ending):
                 return lines
             assert time.monotonic() < give_up_at, "\n".join(lines)
 

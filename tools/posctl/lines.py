@@ -125,6 +125,7 @@ class SerialLine(Line):
 
     def close(self) -> None:
         try:
+            _claim(self._port, False)  # a port that stays open elsewhere would stay refused
             self._port.close()
         except OSError:
             pass
@@ -139,14 +140,14 @@ class SerialLine(Line):
         return LineLost(f"{self.name} is gone: the cable was pulled, or its adapter; plug it in")
 
 
-def _claim(port: serial.Serial) -> None:
-    """Keep those out, too, who do not ask for the lock."""
+def _claim(port: serial.Serial, mine: bool = True) -> None:
+    """Keep those out, too, who do not ask for the lock; or let them in again."""
     if os.name == "posix":
         import fcntl
         import termios
 
         try:
-            fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
+            fcntl.ioctl(port.fileno(), termios.TIOCEXCL if mine else termios.TIOCNXCL)
         except OSError:
             pass  # some drivers have none; the lock stays
 
